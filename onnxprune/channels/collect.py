@@ -1,0 +1,199 @@
+"""Runs every channel rule over a graph and gathers what the operators say, with axes as integers."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import onnx_graphsurgeon as gs
+
+from onnxprune.channels.facts import Axis, Balance, Count, Fact, Freeze, Index, Positions, Regroup, Restore, Tie
+from onnxprune.channels.registry import NodeView
+from onnxprune.model.shapes import Shapes, node_name, opset_of
+from onnxprune.ops import operator
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """A node, by its position in the graph, that sums over a dimension of its input ``slot``."""
+
+    node: int
+    slot: int
+    dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Something stored in a node, by its position in the graph, that follows the channels of an axis."""
+
+    node: int
+    fact: Count | Positions | Restore
+
+
+@dataclass(slots=True)
+class Statements:
+    """All facts about a graph. Axes are numbered: dimension d of a tensor is ``base[tensor] + d``."""
+
+    base: dict[str, int] = field(default_factory=dict)
+    axes: list[Axis] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    same: list[tuple[int, int]] = field(default_factory=list)
+    ties: list[tuple[int, int, Index, Index]] = field(default_factory=list)
+    regroups: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    balances: list[tuple[int, int, int | None]] = field(default_factory=list)
+    frozen: dict[int, str] = field(default_factory=dict)
+    inexact: dict[int, str] = field(default_factory=dict)
+    contracted: set[int] = field(default_factory=set)
+    contractions: list[Contraction] = field(default_factory=list)
+    edits: list[Edit] = field(default_factory=list)
+    position: int = 0
+
+    def number(self, axis: Axis) -> int:
+        """Returns the number of an axis."""
+        return self.base[axis.tensor] + axis.dim
+
+    def freeze(self, axis: int, reason: str) -> None:
+        """Freezes an axis; the first reason stays."""
+        self.frozen.setdefault(axis, reason)
+
+    def freeze_tensor(self, name: str, reason: str) -> None:
+        """Freezes every axis of a tensor."""
+        if name in self.base:
+            for axis in range(self.base[name], self.base[name] + self._rank(name)):
+                self.freeze(axis, reason)
+
+    def _rank(self, name: str) -> int:
+        rank, start = 0, self.base[name]
+        while start + rank < len(self.axes) and self.axes[start + rank].tensor == name:
+            rank += 1
+        return rank
+
+
+def collect(graph: gs.Graph, shapes: Shapes) -> Statements:
+    """Returns the facts that the operators of a graph state about its axes."""
+    found = Statements()
+    for name, shape in shapes.shapes.items():
+        found.base[name] = len(found.axes)
+        for dim, size in enumerate(shape):
+            found.axes.append(Axis(name, dim))
+            found.lengths.append(size)
+    for tensor in graph.inputs:
+        found.freeze_tensor(tensor.name, f"is the graph input {tensor.name!r}")
+    for tensor in graph.outputs:
+        found.freeze_tensor(tensor.name, f"is the graph output {tensor.name!r}")
+    for name in overridable(graph):
+        found.freeze_tensor(name, f"{name!r} may be overridden by the caller")
+    for axis, user in shapes.escapes.items():
+        found.freeze(found.number(axis), f"its length is used as data by {user}")
+    versions: dict[str | None, int] = {}
+    for found.position, node in enumerate(graph.nodes):
+        version = versions.setdefault(node.domain, opset_of(graph, node.domain))
+        _collect_node(found, node, shapes, version)
+    return found
+
+
+def overridable(graph: gs.Graph) -> set[str]:
+    """Returns the initializers that are also graph inputs, which callers may override from IR version 4 on."""
+    origin = getattr(graph, "origin", None)
+    if origin is None or origin.ir_version < 4:
+        return set()
+    stored = {tensor.name for tensor in origin.graph.initializer}
+    return {value.name for value in origin.graph.input if value.name in stored}
+
+
+def _collect_node(found: Statements, node: gs.Node, shapes: Shapes, version: int) -> None:
+    tensors = [tensor for tensor in (*node.inputs, *node.outputs) if tensor.name]
+    for body in (value for value in node.attrs.values() if isinstance(value, gs.Graph)):
+        for name in captured(body):
+            found.freeze_tensor(name, f"is used inside the body of {node_name(node)!r} ({node.op})")
+    rule = operator(node.op, node.domain).channels
+    unknown = next((t.name for t in tensors if t.name not in shapes.shapes and (t.outputs or t in node.inputs)), None)
+    view = shapes.view(node, version)
+    if rule is None:
+        reason = f"no channel rule for {node.op} ({node_name(node)!r})"
+    elif unknown is not None or not view.outputs or view.outputs[0] is None:
+        reason = f"the shape of {unknown!r} is unknown"
+    else:
+        mentioned = _record(found, node, view, rule(view))
+        reason = f"the channel rule for {node.op} says nothing about this axis of {node_name(node)!r}"
+        _freeze_silent(found, tensors, mentioned, reason)
+        return
+    _freeze_silent(found, tensors, set(), reason)
+
+
+def _freeze_silent(found: Statements, tensors: Iterable[gs.Tensor], mentioned: set[int], reason: str) -> None:
+    for tensor in tensors:
+        start = found.base.get(tensor.name)
+        if start is None:
+            continue
+        axis = start
+        while axis < len(found.axes) and found.axes[axis].tensor == tensor.name:
+            if axis not in mentioned and found.lengths[axis] > 1:
+                found.freeze(axis, reason)
+            axis += 1
+
+
+def _record(found: Statements, node: gs.Node, view: NodeView, facts: Iterable[Fact]) -> set[int]:
+    """Stores the facts about one node and returns the axes that they mention."""
+    mentioned: set[int] = set()
+    for fact in facts:
+        match fact:
+            case Tie():
+                _record_tie(found, node, fact, mentioned)
+            case Regroup():
+                left, right = (tuple(found.number(axis) for axis in side) for side in (fact.left, fact.right))
+                found.regroups.append((left, right))
+                mentioned.update(left, right)
+            case Balance():
+                axis = found.number(fact.axis)
+                offsets = None if fact.offsets is None else found.number(fact.offsets)
+                found.balances.append((axis, fact.size, offsets))
+                mentioned.update((axis,) if offsets is None else (axis, offsets))
+                if fact.contracts:
+                    _contract(found, node, fact.axis)
+            case Freeze():
+                axis = found.number(fact.axis)
+                mentioned.add(axis)
+                (found.inexact if fact.inexact else found.frozen).setdefault(axis, fact.reason)
+            case Restore():
+                _record_tie(found, node, Tie(fact.source, fact.target, contracts=True), mentioned)
+                found.edits.append(Edit(found.position, fact))
+            case Count() | Positions():
+                found.edits.append(Edit(found.position, fact))
+    return mentioned
+
+
+def _record_tie(found: Statements, node: gs.Node, tie: Tie, mentioned: set[int]) -> None:
+    left, right = found.number(tie.left), found.number(tie.right)
+    mentioned.update((left, right))
+    if tie.left_index is not None and tie.right_index is not None:
+        found.ties.append((left, right, tie.left_index, tie.right_index))
+    elif found.lengths[left] == found.lengths[right]:
+        if left != right:
+            found.same.append((left, right))
+    elif 1 not in (found.lengths[left], found.lengths[right]):
+        for axis in (left, right):
+            found.freeze(axis, f"{node_name(node)!r} ({node.op}) relates axes of different lengths")
+    if tie.contracts:
+        _contract(found, node, tie.left)
+        if tie.right != tie.left:
+            _contract(found, node, tie.right)
+
+
+def _contract(found: Statements, node: gs.Node, axis: Axis) -> None:
+    found.contracted.add(found.number(axis))
+    for slot, tensor in enumerate(node.inputs):
+        if tensor.name == axis.tensor:
+            found.contractions.append(Contraction(found.position, slot, axis.dim))
+
+
+def captured(body: gs.Graph) -> set[str]:
+    """Returns the names of the outer tensors that a body and the bodies within it read."""
+    names: set[str] = set()
+    inner = {tensor.name for tensor in body.inputs}
+    for node in body.nodes:
+        inner.update(tensor.name for tensor in node.outputs)
+        names.update(tensor.name for tensor in node.inputs if tensor.name)
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                names.update(captured(value))
+    names.update(tensor.name for tensor in body.outputs)
+    return names - inner

@@ -1,0 +1,1 @@
+"""Sample sources: files, arrays, and seeded random inputs."""

@@ -1,0 +1,207 @@
+"""Checking arrays against the inputs of a model: names, shapes, types, values and counts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxprune.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from onnxprune.runtime.session import InputSpec
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Arrays told apart: those that count samples, those fed unchanged, and how many samples one run takes."""
+
+    arrays: dict[str, np.ndarray]
+    constants: dict[str, np.ndarray]
+    fixed_batch: int | None
+
+    @property
+    def count(self) -> int:
+        """The number of samples."""
+        return next((len(array) for array in self.arrays.values()), 1)
+
+
+def single_input_name(specs: Sequence["InputSpec"]) -> str:
+    """Returns the name of the only input.
+
+    Raises:
+        CalibrationError: The model has several inputs.
+    """
+    if len(specs) != 1:
+        raise CalibrationError(
+            f"one array does not feed a model with {len(specs)} inputs: give a dict or .npz with {_expected(specs)}"
+        )
+    return specs[0].name
+
+
+def arrange(arrays: Mapping[str, np.ndarray], specs: Sequence["InputSpec"], origin: str) -> Arrangement:
+    """Returns the arrays, converted to the types of the model and told apart.
+
+    Raises:
+        CalibrationError: Names, shapes, types, values or counts do not fit the model.
+    """
+    _check_names(arrays, specs, origin)
+    for spec in specs:
+        _check_shape(arrays[spec.name], spec, origin)
+    counting = _counting_inputs(arrays, specs)
+    _check_counts({spec.name: arrays[spec.name] for spec in counting}, origin)
+    converted = {spec.name: _convert(arrays[spec.name], spec, origin) for spec in specs}
+    names = {spec.name for spec in counting}
+    constants = [spec for spec in specs if spec.name not in names]
+    return Arrangement(
+        arrays={name: array for name, array in converted.items() if name in names},
+        constants={spec.name: converted[spec.name] for spec in constants},
+        fixed_batch=_fixed_batch(counting, constants, arrays, origin),
+    )
+
+
+def merge(parts: Sequence[Arrangement], origin: str) -> Arrangement:
+    """Returns the parts joined along the first axis.
+
+    Raises:
+        CalibrationError: There are no samples, or the parts do not fit together.
+    """
+    if not parts:
+        raise CalibrationError(f"{origin}: there are no samples: give at least one")
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    for part in parts[1:]:
+        _check_alike(first, part, origin)
+    joined = {name: np.concatenate([part.arrays[name] for part in parts]) for name in first.arrays}
+    return Arrangement(joined, first.constants, first.fixed_batch)
+
+
+def checked_labels(labels: np.ndarray, count: int, origin: str) -> np.ndarray:
+    """Returns one int64 label per sample.
+
+    Raises:
+        CalibrationError: The labels are not integers, or not one per sample.
+    """
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu":
+        raise CalibrationError(f"{origin}: 'labels' are of the type {labels.dtype}: give integer class numbers")
+    if labels.size != count or labels.shape not in ((count,), (count, 1)):
+        raise CalibrationError(
+            f"{origin}: 'labels' has the shape {_words(labels.shape)} for {count} samples: give one label per sample"
+        )
+    return labels.reshape(count).astype(np.int64)
+
+
+def _check_names(arrays: Mapping[str, np.ndarray], specs: Sequence["InputSpec"], origin: str) -> None:
+    known = {spec.name for spec in specs}
+    missing = [repr(spec.name) for spec in specs if spec.name not in arrays]
+    unexpected = [repr(name) for name in arrays if name not in known]
+    if not missing and not unexpected:
+        return
+    problems = [f"no array for {', '.join(missing)}"] if missing else []
+    problems += [f"unexpected {', '.join(unexpected)}"] if unexpected else []
+    raise CalibrationError(f"{origin}: {' and '.join(problems)}: the model expects {_expected(specs)}")
+
+
+def _check_shape(array: np.ndarray, spec: "InputSpec", origin: str) -> None:
+    where, wanted = f"{origin}: {spec.name!r} has the shape {_words(array.shape)}", _words(spec.shape)
+    if array.ndim != len(spec.shape):
+        hint = "add an axis for the samples" if array.ndim == len(spec.shape) - 1 else "reshape it"
+        raise CalibrationError(f"{where}, but the model expects {len(spec.shape)} axes ({wanted}): {hint}")
+    for axis, (size, fixed) in enumerate(zip(array.shape, spec.shape, strict=True)):
+        if axis and isinstance(fixed, int) and size != fixed:
+            raise CalibrationError(f"{where}, but axis {axis} of {wanted} is {fixed}: prepare the data as in training")
+    if array.ndim and array.shape[0] == 0:
+        raise CalibrationError(f"{where}, which holds zero samples: give at least one")
+
+
+def _counting_inputs(arrays: Mapping[str, np.ndarray], specs: Sequence["InputSpec"]) -> list["InputSpec"]:
+    """Returns the inputs whose first axis counts samples, by the rule at the head of ``samples.py``."""
+    ranked = [spec for spec in specs if spec.shape]
+    counting = [spec for spec in ranked if spec.shape[0] != arrays[spec.name].shape[0]]
+    if counting:
+        return counting
+    # Every array is exactly one run of a model with fixed sizes, so only the count is open.
+    sizes = [spec.shape[0] for spec in ranked]
+    return [spec for spec in ranked if spec.shape[0] == (1 if 1 in sizes else sizes[0])]
+
+
+def _check_counts(counting: Mapping[str, np.ndarray], origin: str) -> None:
+    counts = {name: len(array) for name, array in counting.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name!r} {count}" for name, count in counts.items())
+        raise CalibrationError(
+            f"{origin}: the inputs have different numbers of samples ({listed}): give one row per sample in each"
+        )
+
+
+def _fixed_batch(
+    counting: Sequence["InputSpec"], constants: Sequence["InputSpec"], arrays: Mapping[str, np.ndarray], origin: str
+) -> int | None:
+    """Returns how many samples one run takes; a constant that shares the name of a free batch axis fixes it too."""
+    free = {spec.shape[0] for spec in counting if isinstance(spec.shape[0], str)}
+    sizes = {spec.shape[0] for spec in counting if isinstance(spec.shape[0], int)}
+    for spec in constants:
+        sizes |= {size for size, name in zip(arrays[spec.name].shape, spec.shape, strict=True) if name in free}
+    if len(sizes) > 1:
+        raise CalibrationError(
+            f"{origin}: the inputs fix different batches ({', '.join(map(str, sorted(sizes)))}):"
+            " give constant inputs in exactly the shape that the model fixes"
+        )
+    return next(iter(sizes), None)
+
+
+def _check_alike(first: Arrangement, part: Arrangement, origin: str) -> None:
+    if first.arrays.keys() != part.arrays.keys() or first.fixed_batch != part.fixed_batch:
+        raise CalibrationError(f"{origin}: the parts differ in which inputs are constant: give equal shapes in each")
+    for name, array in first.arrays.items():
+        if array.shape[1:] != part.arrays[name].shape[1:]:
+            raise CalibrationError(
+                f"{origin}: {name!r} has the shape {_words(array.shape)} in one part and"
+                f" {_words(part.arrays[name].shape)} in another: pad or resize the samples to one size"
+            )
+    for name, array in first.constants.items():
+        if not np.array_equal(array, part.constants[name]):
+            raise CalibrationError(
+                f"{origin}: the constant input {name!r} differs between the parts: give one value for all samples"
+            )
+
+
+def _convert(array: np.ndarray, spec: "InputSpec", origin: str) -> np.ndarray:
+    where = f"{origin}: {spec.name!r}"
+    if array.dtype == np.object_:
+        raise CalibrationError(f"{where} holds Python objects: give a plain numeric array")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise CalibrationError(f"{where} has NaN or infinite values: remove or repair those samples")
+    if array.dtype == spec.dtype:
+        return np.asarray(array)
+    if not _convertible(array, spec.dtype):
+        raise CalibrationError(
+            f"{where} is of the type {array.dtype}, but the model expects {spec.dtype}:"
+            f" convert it with .astype(numpy.{spec.dtype}), scaled as in training"
+        )
+    with np.errstate(over="ignore"):
+        result = array.astype(spec.dtype)
+    if result.dtype.kind == "f" and not np.isfinite(result).all():
+        raise CalibrationError(f"{where} has values beyond the range of {spec.dtype}: scale it as in training")
+    return result
+
+
+def _convertible(array: np.ndarray, wanted: np.dtype[Any]) -> bool:
+    if array.dtype.kind == "f":
+        return wanted.kind == "f"
+    if array.dtype.kind not in "iub" or wanted.kind not in "iu":
+        return False
+    if np.can_cast(array.dtype, wanted, "safe") or not array.size:
+        return True
+    limits = np.iinfo(wanted)
+    return int(array.min()) >= limits.min and int(array.max()) <= limits.max
+
+
+def _expected(specs: Sequence["InputSpec"]) -> str:
+    return ", ".join(f"{spec.name!r} {spec.dtype} {_words(spec.shape)}" for spec in specs)
+
+
+def _words(shape: Sequence[int | str | None]) -> str:
+    return "x".join("?" if size is None else str(size) for size in shape) or "scalar"

@@ -1,0 +1,94 @@
+"""What a model costs: parameters, multiply-accumulates and bytes, in all and for each node."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.model.io import read_values
+from onnxprune.model.shapes import Shape, Shapes, infer_shapes, node_name, opset_of, stored_tensor
+from onnxprune.ops import operator
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCost:
+    """Multiply-accumulates of one node for one sample, and the stored numbers that it reads."""
+
+    name: str
+    op: str
+    macs: int
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Totals: stored floating-point numbers, those that are not zero, multiply-accumulates for one sample, nodes."""
+
+    parameters: int
+    nonzero_parameters: int
+    macs: int
+    nodes: int
+    per_node: tuple[NodeCost, ...]
+
+
+def cost(graph: gs.Graph, sizes: Mapping[str, Shape] | None = None, shapes: Shapes | None = None) -> Cost:
+    """Returns the cost of a graph for one sample.
+
+    MACs are counted for Conv, ConvTranspose, Gemm, MatMul (also between activations), Einsum and recurrent operators, at
+    the given input shapes, divided by the batch size where the first axis of the inputs is free.
+    """
+    shapes = shapes if shapes is not None else infer_shapes(graph, sizes)
+    batch = batch_of(graph, shapes)
+    parameters = nonzero = 0
+    weights: dict[str, int] = {}
+    for name, values in weight_tensors(graph):
+        weights[name] = values.size
+        parameters += values.size
+        nonzero += int(np.count_nonzero(values))
+    per_node = []
+    for node in graph.nodes:
+        if node.op == "Constant":
+            continue
+        rule = operator(node.op, node.domain).macs
+        view = shapes.view(node, opset_of(graph, node.domain)) if rule is not None else None
+        known = view is not None and all(value is not None for value in (*view.inputs[:2], *view.outputs[:1]))
+        macs = rule(view) if rule is not None and view is not None and known else 0
+        owned = sum(weights.get(tensor.name, 0) for tensor in node.inputs)
+        per_node.append(NodeCost(node_name(node), node.op, macs // batch, owned))
+    return Cost(parameters, nonzero, sum(item.macs for item in per_node), len(graph.nodes), tuple(per_node))
+
+
+def batch_of(graph: gs.Graph, shapes: Shapes) -> int:
+    """Returns how many samples the shapes stand for: the first axis of the inputs, where it is free in all that have it."""
+    sizes = {
+        shapes.shapes[tensor.name][0]
+        for tensor in graph.inputs
+        if tensor.shape and not isinstance(tensor.shape[0], int) and tensor.name in shapes.shapes
+    }
+    return max(sizes.pop(), 1) if len(sizes) == 1 else 1
+
+
+def weight_tensors(graph: gs.Graph) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the stored floating-point tensors of a graph and its bodies once each, by the name nodes read them under."""
+    seen: set[str] = set()
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            if isinstance(tensor, gs.Constant) and tensor.name not in seen:
+                seen.add(tensor.name)
+                if _is_float(tensor.dtype):
+                    yield tensor.name, read_values(tensor)
+        if node.op == "Constant":
+            values = stored_tensor(node)
+            if values is not None and _is_float(values.dtype):
+                yield node.outputs[0].name, values
+        for body in node.attrs.values():
+            if isinstance(body, gs.Graph):
+                yield from weight_tensors(body)
+
+
+def _is_float(dtype: object) -> bool:
+    if dtype is None or isinstance(dtype, int):
+        return False
+    kind = np.dtype(dtype)  # type: ignore[call-overload]
+    return kind.kind == "f" or kind.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")

@@ -1,0 +1,117 @@
+"""The graph in memory: a graphsurgeon graph that remembers the protobuf messages it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+
+
+class Graph(gs.Graph):  # type: ignore[misc]
+    """A graphsurgeon graph with the messages that graphsurgeon has no place for.
+
+    Attributes:
+        origin: The model that was read; shared between copies, never modified, None for a graph built by hand.
+        source: The part of ``origin`` that this graph was made from (a body of If, Loop or Scan has its own).
+        external: Whether the weights lay in files beside the model.
+    """
+
+    origin: onnx.ModelProto | None = None
+    source: onnx.GraphProto | None = None
+    external: bool = False
+
+    def copy(self, tensor_map: Mapping[str, gs.Tensor] | None = None) -> Graph:
+        """Return a copy with its own nodes, tensors and attributes; weights and ``origin`` are shared.
+
+        Args:
+            tensor_map: Tensors of the outer graph by name, when the body of a node is copied alone.
+        """
+        return copy_graph(self, tensor_map)
+
+
+def graph_tensors(graph: gs.Graph) -> Iterator[gs.Tensor]:
+    """Yield the tensors that the graph itself names, bodies of its nodes left out; tensors come repeatedly."""
+    yield from graph.inputs
+    for node in graph.nodes:
+        yield from node.inputs
+        yield from node.outputs
+    yield from graph.outputs
+
+
+def copy_graph(graph: gs.Graph, tensor_map: Mapping[str, gs.Tensor] | None = None) -> Graph:
+    """Return a copy of any graphsurgeon graph as a :class:`Graph`; weights are shared.
+
+    Args:
+        graph: The graph, which is not changed.
+        tensor_map: Tensors of the outer graph by name, when the body of a node is copied alone.
+    """
+    memo: dict[int, gs.Tensor] = {}
+    if tensor_map:
+        local = {id(tensor) for tensor in graph.inputs}
+        local.update(id(tensor) for node in graph.nodes for tensor in node.outputs)
+        for tensor in graph_tensors(graph):
+            if id(tensor) not in local and tensor.name in tensor_map:
+                memo[id(tensor)] = tensor_map[tensor.name]
+    return _copy_graph(graph, memo)
+
+
+def _copy_graph(graph: gs.Graph, memo: dict[int, gs.Tensor]) -> Graph:
+    def copied(tensors: list[gs.Tensor]) -> list[gs.Tensor]:
+        for tensor in tensors:
+            if id(tensor) not in memo:
+                memo[id(tensor)] = _copy_tensor(tensor)
+        return [memo[id(tensor)] for tensor in tensors]
+
+    inputs = copied(graph.inputs)
+    outputs_of = [copied(node.outputs) for node in graph.nodes]
+    nodes = []
+    for node, node_outputs in zip(graph.nodes, outputs_of, strict=True):
+        node_inputs = copied(node.inputs)
+        attributes = {name: _copy_attribute(value, memo) for name, value in node.attrs.items()}
+        nodes.append(gs.Node(node.op, node.name, attributes, node_inputs, node_outputs, node.domain))
+    result = Graph(
+        nodes=nodes,
+        inputs=inputs,
+        outputs=copied(graph.outputs),
+        name=graph.name,
+        doc_string=graph.doc_string,
+        opset=graph.opset,
+        import_domains=copy_domains(graph.import_domains),
+        producer_name=graph.producer_name,
+        producer_version=graph.producer_version,
+        functions=list(graph.functions),
+        ir_version=graph.ir_version,
+    )
+    if isinstance(graph, Graph):
+        result.origin, result.source, result.external = graph.origin, graph.source, graph.external
+    return result
+
+
+def copy_domains(domains: Any) -> list[onnx.OperatorSetIdProto] | None:
+    """Return the operator sets as new messages, or None if there are none given."""
+    if domains is None:
+        return None
+    result = []
+    for domain in domains:
+        result.append(onnx.OperatorSetIdProto())
+        result[-1].CopyFrom(domain)
+    return result
+
+
+def _copy_tensor(tensor: gs.Tensor) -> gs.Tensor:
+    if isinstance(tensor, gs.Constant):
+        constant = gs.Constant(tensor.name, tensor._values, tensor.data_location)
+        constant._export_dtype = tensor._export_dtype
+        return constant
+    shape = None if tensor.shape is None else list(tensor.shape)
+    return gs.Variable(tensor.name, tensor.dtype, shape, tensor.type)
+
+
+def _copy_attribute(value: Any, memo: dict[int, gs.Tensor]) -> Any:
+    if isinstance(value, gs.Graph):
+        return _copy_graph(value, memo)
+    if isinstance(value, gs.Tensor):
+        return _copy_tensor(value)
+    return list(value) if isinstance(value, list) else value

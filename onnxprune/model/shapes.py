@@ -1,0 +1,337 @@
+"""Concrete shapes of every tensor, and the values of shape arithmetic, for one choice of input sizes.
+
+One walk in graph order: constants and shape arithmetic are evaluated, everything else goes through ONNX's own shape
+inference, node by node. Exported graphs compute the operands of Reshape and its kin; knowing their values, and which
+axis each element comes from, is what lets the channel engine edit them.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from onnxprune.channels.facts import Axis
+from onnxprune.model.io import read_values
+from onnxprune.ops import NodeView, Operator, Value, operator
+
+LOG = logging.getLogger("onnxprune")
+LARGEST_VALUE = 4096
+"""Elements above which a constant is a weight and not part of shape arithmetic."""
+
+_NOTHING: frozenset[Axis] = frozenset()
+_union = np.frompyfunc(lambda left, right: left | right, 2, 1)
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Shapes:
+    """What is known about tensors, by name.
+
+    ``types`` are ONNX element types; ``values`` the known contents; ``stored`` the names whose content comes from
+    constants alone; ``origins`` which axes' lengths each element of a value was computed from; ``escapes`` the axes
+    whose length leaves shape arithmetic, with the node that uses it as data.
+    """
+
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
+    values: dict[str, Array] = field(default_factory=dict)
+    stored: set[str] = field(default_factory=set)
+    origins: dict[str, Array] = field(default_factory=dict)
+    escapes: dict[Axis, str] = field(default_factory=dict)
+
+    def view(self, node: gs.Node, opset: int) -> NodeView:
+        """Returns the node as a rule sees it; tensors of unknown shape count as absent."""
+        inputs = tuple(self._value(tensor.name) for tensor in node.inputs)
+        outputs = tuple(self._value(tensor.name) for tensor in node.outputs)
+        return NodeView(node_name(node), node.op, opset, node.attrs, inputs, outputs)
+
+    def _value(self, name: str) -> Value | None:
+        shape = self.shapes.get(name)
+        return None if shape is None else Value(name, shape, self.values.get(name), name in self.stored)
+
+
+def node_name(node: gs.Node) -> str:
+    """Returns the node's name, or its first output's where it has none."""
+    return str(node.name or next((tensor.name for tensor in node.outputs if tensor.name), node.op))
+
+
+def opset_of(graph: gs.Graph, domain: str | None) -> int:
+    """Returns the version of an operator set that the graph imports."""
+    wanted = "" if domain in (None, "ai.onnx") else domain
+    for entry in graph.import_domains or ():
+        if ("" if entry.domain == "ai.onnx" else entry.domain) == wanted:
+            return int(entry.version)
+    return int(graph.opset) if wanted == "" else 1
+
+
+def stored_tensor(node: gs.Node) -> Array | None:
+    """Returns the content of a Constant node, whichever attribute holds it."""
+    if node.op != "Constant" or not node.attrs:
+        return None
+    name, content = next(iter(node.attrs.items()))
+    if isinstance(content, gs.Constant):
+        return read_values(content)
+    kinds: dict[str, Any] = {
+        "value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32,
+    }
+    return np.asarray(content, kinds[name]) if name in kinds else None
+
+
+def default_sizes(graph: gs.Graph, batch: int = 2, spatial: int = 64) -> dict[str, Shape]:
+    """Returns sizes for the free dimensions of the graph inputs: the first axis is a batch, the others are space."""
+    sizes = {}
+    for tensor in graph.inputs:
+        if tensor.shape is not None:
+            sizes[tensor.name] = tuple(
+                size if isinstance(size, int) and size > 0 else (spatial if dim else batch)
+                for dim, size in enumerate(tensor.shape)
+            )
+    return sizes
+
+
+def infer_shapes(graph: gs.Graph, sizes: Mapping[str, Shape] | None = None) -> Shapes:
+    """Returns the shapes for the given input sizes, or for sizes that suit the graph where none are given.
+
+    Free dimensions are tried in a few sizes, and the choice that leaves the fewest shapes unknown is kept.
+    """
+    if sizes is not None:
+        return ShapeWalk(graph, {**default_sizes(graph, batch=1), **sizes}).run()
+    candidates: list[dict[str, Shape]] = []
+    for batch, spatial in ((2, 64), (1, 64), (1, 224), (1, 320), (1, 16)):
+        choice = default_sizes(graph, batch, spatial)
+        if choice not in candidates:
+            candidates.append(choice)
+    best: Shapes | None = None
+    for choice in candidates:
+        found = ShapeWalk(graph, choice).run()
+        if best is None or len(found.shapes) > len(best.shapes):
+            best = found
+        if len(found.shapes) == sum(len(node.outputs) for node in graph.nodes):
+            break
+    return best if best is not None else Shapes()
+
+
+class ShapeWalk:
+    """One walk over a graph. ``before`` is called ahead of every node and may edit it."""
+
+    def __init__(
+        self,
+        graph: gs.Graph,
+        sizes: Mapping[str, Shape],
+        before: Callable[[gs.Node, Shapes], None] | None = None,
+    ) -> None:
+        self.graph, self.before, self.known = graph, before, Shapes()
+        self._symbols: dict[str, int] = {}
+        self._schemas: dict[tuple[str, str], onnx.defs.OpSchema | None] = {}
+        self._opsets = list(graph.import_domains or [helper.make_opsetid("", graph.opset)])
+        for tensor in graph.inputs:
+            self._add_input(tensor, sizes.get(tensor.name))
+
+    def run(self) -> Shapes:
+        """Walks over every node and returns what is known."""
+        for node in self.graph.nodes:
+            for tensor in node.inputs:
+                if isinstance(tensor, gs.Constant) and tensor.name not in self.known.shapes:
+                    self._add_constant(tensor)
+            if self.before is not None:
+                self.before(node, self.known)
+                for tensor in node.inputs:
+                    if isinstance(tensor, gs.Constant) and tensor.name not in self.known.shapes:
+                        self._add_constant(tensor)
+            self._visit(node)
+        for tensor in self.graph.outputs:
+            self._escape(tensor.name, f"the graph output {tensor.name!r}")
+        return self.known
+
+    def _add_input(self, tensor: gs.Variable, shape: Shape | None) -> None:
+        self.known.types[tensor.name] = element_type(tensor.dtype)
+        if shape is None or tensor.shape is None:
+            return
+        self.known.shapes[tensor.name] = shape
+        for declared, size in zip(tensor.shape, shape, strict=True):
+            if isinstance(declared, str):
+                self._symbols.setdefault(declared, size)
+
+    def _add_constant(self, tensor: gs.Constant) -> None:
+        shape = tuple(int(size) for size in tensor.shape)
+        self.known.types[tensor.name] = element_type(tensor.dtype)
+        self.known.shapes[tensor.name] = shape
+        if int(np.prod(shape)) <= LARGEST_VALUE:
+            self._set_value(tensor.name, read_values(tensor), stored=True)
+
+    def _set_value(self, name: str, value: Array, *, stored: bool) -> None:
+        self.known.values[name] = value
+        self.known.shapes[name] = value.shape
+        if stored:
+            self.known.stored.add(name)
+
+    def _visit(self, node: gs.Node) -> None:
+        knowledge = operator(node.op, node.domain)
+        if node.op == "Constant" and (content := stored_tensor(node)) is not None:
+            self.known.types[node.outputs[0].name] = helper.np_dtype_to_tensor_dtype(content.dtype)
+            self.known.shapes[node.outputs[0].name] = content.shape
+            if content.size <= LARGEST_VALUE:
+                self._set_value(node.outputs[0].name, content, stored=True)
+            return
+        self._infer(node)
+        if knowledge.values is None or not self._evaluate(node, knowledge):
+            for slot, tensor in enumerate(node.inputs):
+                if slot not in knowledge.operands and tensor.name in self.known.origins:
+                    self._escape(tensor.name, f"{node_name(node)!r} ({node.op})")
+
+    def _escape(self, name: str, user: str) -> None:
+        if name in self.known.origins:
+            for axes in self.known.origins[name].ravel():
+                for axis in axes:
+                    self.known.escapes.setdefault(axis, user)
+
+    def _evaluate(self, node: gs.Node, knowledge: Operator) -> bool:
+        """Computes the node's outputs where all it reads is known; the lengths that Shape reads are known too."""
+        known = self.known
+        if node.op in ("Shape", "Size"):
+            if node.inputs[0].name not in known.shapes:
+                return False
+            axes = [frozenset([Axis(node.inputs[0].name, dim)]) for dim in range(len(known.shapes[node.inputs[0].name]))]
+            inputs = [np.array(known.shapes[node.inputs[0].name], np.int64)]
+            origins = [_objects(axes)]
+            stored = False
+        else:
+            if any(tensor.name and tensor.name not in known.values for tensor in node.inputs):
+                return False
+            present = [tensor.name for tensor in node.inputs if tensor.name]
+            inputs = [known.values[name] for name in present]
+            origins = [known.origins.get(name, None) for name in present]
+            stored = all(name in known.stored for name in present)
+        view = known.view(node, opset_of(self.graph, node.domain))
+        if knowledge.values is None:
+            return False
+        try:
+            outputs = knowledge.values(view, inputs)
+        except (ValueError, IndexError, TypeError, ZeroDivisionError) as error:
+            LOG.debug("cannot evaluate %s: %s", node_name(node), error)
+            return False
+        traced = self._trace(view, knowledge, inputs, origins, outputs)
+        for position, (tensor, output) in enumerate(zip(node.outputs, outputs, strict=False)):
+            if output.size > LARGEST_VALUE:
+                return False
+            self._set_value(tensor.name, output, stored=stored)
+            if traced is not None:
+                known.origins[tensor.name] = traced[position]
+        return True
+
+    def _trace(
+        self, view: NodeView, knowledge: Operator, inputs: list[Array], origins: list[Array | None], outputs: Any
+    ) -> list[Array] | None:
+        if all(origin is None for origin in origins):
+            return None
+        full = [
+            np.full(value.shape, _NOTHING, object) if origin is None else origin
+            for value, origin in zip(inputs, origins, strict=True)
+        ]
+        if knowledge.moves and view.op != "Concat":
+            moved = knowledge.values(view, [full[0], *inputs[1:]]) if knowledge.values else ()
+            return [np.asarray(item, object) for item in moved]
+        if knowledge.moves:
+            return [np.asarray(item, object) for item in knowledge.values(view, full)] if knowledge.values else None
+        everything: Array = full[0]
+        shape = outputs[0].shape
+        try:
+            for item in full[1:]:
+                everything = _union(everything, item)
+            spread = np.broadcast_to(np.asarray(everything, object), shape)
+        except ValueError:
+            merged = frozenset().union(*(axes for item in full for axes in item.ravel()))
+            spread = np.full(shape, merged, object)
+        return [spread for _ in outputs]
+
+    def _infer(self, node: gs.Node) -> None:
+        """Infers the output types of one node with ONNX's own rules, or takes what the file says about them."""
+        types = self._inferred(node)
+        for tensor in node.outputs:
+            inferred = types.get(tensor.name)
+            if inferred is not None and inferred.HasField("tensor_type"):
+                self._record(tensor.name, inferred.tensor_type)
+            if tensor.name and tensor.name not in self.known.shapes:
+                self._record_declared(tensor)
+
+    def _inferred(self, node: gs.Node) -> dict[str, onnx.TypeProto]:
+        schema = self._schema(node)
+        known = self.known
+        present = {tensor.name for tensor in node.inputs if tensor.name}
+        has_body = any(isinstance(value, gs.Graph) for value in node.attrs.values())
+        if schema is None or has_body or any(known.types.get(name, 0) == 0 for name in present):
+            return {}
+        types = {name: helper.make_tensor_type_proto(known.types[name], known.shapes.get(name)) for name in present}
+        data = {name: numpy_helper.from_array(known.values[name], name) for name in present if name in known.values}
+        try:
+            return onnx.shape_inference.infer_node_outputs(
+                schema, node_proto(node), types, data, opset_imports=self._opsets, ir_version=8
+            )
+        except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, TypeError) as error:
+            LOG.debug("no shapes for %s: %s", node_name(node), error)
+            return {}
+
+    def _record(self, name: str, tensor_type: onnx.TypeProto.Tensor) -> None:
+        self.known.types[name] = tensor_type.elem_type
+        if tensor_type.HasField("shape"):
+            dims = tensor_type.shape.dim
+            if all(dim.HasField("dim_value") for dim in dims):
+                self.known.shapes[name] = tuple(dim.dim_value for dim in dims)
+
+    def _record_declared(self, tensor: gs.Variable) -> None:
+        if tensor.dtype is not None and self.known.types.get(tensor.name, 0) == 0:
+            self.known.types[tensor.name] = element_type(tensor.dtype)
+        if tensor.shape is None:
+            return
+        shape = [self._symbols.get(size) if isinstance(size, str) else size for size in tensor.shape]
+        if all(isinstance(size, int) and size >= 0 for size in shape):
+            self.known.shapes[tensor.name] = tuple(int(size) for size in shape if size is not None)
+
+    def _schema(self, node: gs.Node) -> onnx.defs.OpSchema | None:
+        key = (node.op, node.domain or "")
+        if key not in self._schemas:
+            try:
+                version = opset_of(self.graph, node.domain)
+                self._schemas[key] = onnx.defs.get_schema(node.op, version, node.domain or "")
+            except onnx.defs.SchemaError:
+                self._schemas[key] = None
+        return self._schemas[key]
+
+
+def element_type(dtype: Any) -> int:
+    """Returns the ONNX element type of a graphsurgeon dtype; 0 where unknown."""
+    if dtype is None:
+        return 0
+    return int(dtype) if isinstance(dtype, int) else int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+
+def node_proto(node: gs.Node) -> onnx.NodeProto:
+    """Returns a node for shape inference, without the bodies of control flow."""
+    attributes = {}
+    for name, value in node.attrs.items():
+        if isinstance(value, gs.Constant):
+            attributes[name] = numpy_helper.from_array(read_values(value), name)
+        elif not isinstance(value, gs.Graph) and not (isinstance(value, list) and not value):
+            attributes[name] = value
+    return helper.make_node(
+        node.op,
+        [tensor.name for tensor in node.inputs],
+        [tensor.name for tensor in node.outputs],
+        node.name,
+        domain=node.domain or "",
+        **attributes,
+    )
+
+
+def _objects(items: list[frozenset[Axis]]) -> Array:
+    array = np.empty(len(items), object)
+    array[:] = items
+    return array

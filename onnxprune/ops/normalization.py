@@ -1,0 +1,94 @@
+"""Normalizations, and softmax."""
+
+import numpy as np
+
+from onnxprune.channels.facts import SPATIAL, Attribute, Count, Facts, Freeze, Restore, Tie
+from onnxprune.channels.registry import NodeView, channel_rule
+from onnxprune.ops.broadcasting import broadcast
+
+
+@channel_rule("BatchNormalization", "InstanceNormalization")
+def per_channel(node: NodeView) -> Facts:
+    """x [N, C, ...] with one scale, shift and pair of statistics for each channel."""
+    x, y = node.data, node.result
+    yield Tie(x.axis(0), y.axis(0))
+    yield Tie(x.axis(1), y.axis(1))
+    for value in (*node.inputs[1:], *node.outputs[1:]):
+        if value is not None:
+            yield Tie(value.axis(0), x.axis(1))
+    for dim in range(2, x.rank):
+        if node.op == "InstanceNormalization":
+            yield Freeze(x.axis(dim), SPATIAL)
+            yield Freeze(y.axis(dim), SPATIAL)
+        else:
+            yield Tie(x.axis(dim), y.axis(dim))
+
+
+@channel_rule("GroupNormalization")
+def group_normalization(node: NodeView) -> Facts:
+    """Whole groups go, which leaves the statistics of the others alone.
+
+    Scale and bias are per group up to opset 20 and per channel from 21.
+    """
+    x, y = node.data, node.result
+    groups, channels = node.attribute("num_groups"), x.shape[1]
+    every = np.arange(channels)
+    yield Tie(x.axis(0), y.axis(0))
+    yield Tie(x.axis(1), y.axis(1))
+    yield Tie(x.axis(1), x.axis(1), every, every - every % (channels // groups))
+    yield Count(x.axis(1), Attribute("num_groups"), np.arange(0, channels, channels // groups))
+    for slot in (1, 2):
+        vector = node.weight(slot)
+        if vector.shape[0] == channels:
+            yield Tie(vector.axis(0), x.axis(1))
+        else:
+            yield Tie(vector.axis(0), x.axis(1), every // (channels // groups), every)
+    for dim in range(2, x.rank):
+        yield Freeze(x.axis(dim), SPATIAL)
+        yield Freeze(y.axis(dim), SPATIAL)
+
+
+@channel_rule("LayerNormalization", "RMSNormalization")
+def layer_normalization(node: NodeView) -> Facts:
+    """The statistics run over every axis from ``axis`` on."""
+    x = node.data
+    first = node.attribute("axis", -1) % x.rank
+    for result in node.outputs:
+        if result is not None:
+            yield from broadcast([x], result)
+    yield from broadcast([value for value in node.inputs[1:] if value is not None], node.result)
+    for dim in range(first, x.rank):
+        yield Freeze(x.axis(dim), f"{node.name!r} ({node.op}) takes a statistic over it", inexact=True)
+
+
+@channel_rule("LRN")
+def local_response(node: NodeView) -> Facts:
+    """The squares of neighbouring channels are summed; neighbours must stay where they were."""
+    x, y = node.data, node.result
+    for dim in range(x.rank):
+        if dim != 1:
+            yield Tie(x.axis(dim), y.axis(dim))
+    yield Restore(x.axis(1), y.axis(1))
+
+
+@channel_rule("MeanVarianceNormalization")
+def mean_variance(node: NodeView) -> Facts:
+    """The statistics run over ``axes``."""
+    x, y = node.data, node.result
+    axes = {axis % x.rank for axis in node.attribute("axes", [0, 2, 3])}
+    for dim in range(x.rank):
+        yield Tie(x.axis(dim), y.axis(dim))
+        if dim in axes:
+            yield Freeze(x.axis(dim), f"{node.name!r} ({node.op}) takes a statistic over it", inexact=True)
+
+
+@channel_rule("LpNormalization", "Softmax", "LogSoftmax", "Hardmax")
+def over_one_axis(node: NodeView) -> Facts:
+    """Works along ``axis``; up to opset 12 the softmax family flattens everything from ``axis`` on."""
+    x, y = node.data, node.result
+    flattens = node.op != "LpNormalization" and node.opset < 13
+    axis = node.attribute("axis", 1 if flattens else -1) % x.rank
+    for dim in range(x.rank):
+        yield Tie(x.axis(dim), y.axis(dim))
+        if dim == axis or (flattens and dim > axis):
+            yield Freeze(x.axis(dim), f"{node.name!r} ({node.op}) works over it")

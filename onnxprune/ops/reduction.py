@@ -1,0 +1,71 @@
+"""Reductions and searches along axes."""
+
+from onnxprune.channels.facts import Facts, Freeze, Tie
+from onnxprune.channels.registry import Array, NodeView, channel_rule, value_rule
+
+SUMS = ("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
+OTHERS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
+
+
+@channel_rule(*SUMS, *OTHERS, operands=(1,))
+def reduction(node: NodeView) -> Facts:
+    """Kept axes correspond one to one; a sum over channels is the same without silent ones."""
+    x, y = node.data, node.result
+    axes = reduced_axes(node)
+    if axes is None:
+        return
+    kept = [dim for dim in range(x.rank) if dim not in axes]
+    places = kept if node.attribute("keepdims", 1) else range(len(kept))
+    for dim, place in zip(kept, places, strict=True):
+        yield Tie(x.axis(dim), y.axis(place))
+    for dim in axes:
+        if node.op in SUMS:
+            yield Tie(x.axis(dim), x.axis(dim), contracts=True)
+        else:
+            yield Freeze(x.axis(dim), f"{node.name!r} ({node.op}) reduces over it", inexact=node.op == "ReduceMean")
+
+
+@channel_rule("ArgMax", "ArgMin", "TopK", "CumSum", operands=(1,))
+def search(node: NodeView) -> Facts:
+    """Works along one axis; the others correspond one to one."""
+    x = node.data
+    default = -1 if node.op == "TopK" else 0
+    along = node.known(1) if node.op == "CumSum" else None
+    axis = int(along.ravel()[0]) if along is not None else node.attribute("axis", default)
+    if node.op == "CumSum" and along is None:
+        return
+    axis %= x.rank
+    dropped = node.op in ("ArgMax", "ArgMin") and not node.attribute("keepdims", 1)
+    for y in node.outputs:
+        for dim in range(x.rank):
+            if dim != axis and y is not None:
+                yield Tie(x.axis(dim), y.axis(dim - (dropped and dim > axis)))
+    yield Freeze(x.axis(axis), f"{node.name!r} ({node.op}) works along it")
+    if not dropped:
+        for y in node.outputs:
+            if y is not None:
+                yield Freeze(y.axis(axis), f"{node.name!r} ({node.op}) works along it")
+
+
+@value_rule("ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin")
+def reduction_value(node: NodeView, inputs: list[Array]) -> list[Array]:
+    """A reduction over the axes, or over everything."""
+    import numpy as np
+
+    function = {"ReduceProd": np.prod, "ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min}[node.op]
+    listed = node.attribute("axes") if len(inputs) < 2 else inputs[1].tolist()
+    axes = tuple(int(axis) for axis in listed) if listed else None
+    if axes is None and node.attribute("noop_with_empty_axes", 0):
+        return [inputs[0]]
+    return [np.asarray(function(inputs[0], axis=axes, keepdims=bool(node.attribute("keepdims", 1))), inputs[0].dtype)]
+
+
+def reduced_axes(node: NodeView) -> set[int] | None:
+    """Returns the reduced dimensions, or ``None`` where they are computed from the data."""
+    rank = node.data.rank
+    if node.input(1) is not None and node.known(1) is None:
+        return None
+    listed = node.integers("axes", 1)
+    if not listed:
+        return set() if node.attribute("noop_with_empty_axes", 0) else set(range(rank))
+    return {axis % rank for axis in listed}

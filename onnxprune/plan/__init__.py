@@ -1,0 +1,1 @@
+"""What exactly goes: allocation, rounding, selectors, and plans as files."""

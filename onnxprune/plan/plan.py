@@ -1,0 +1,192 @@
+"""Plans: which units of which groups go, as a value and as a file.
+
+The file holds names and positions only, no weights: it replays to the same model, and its ``weights`` tell which
+positions of which tensor go, so that a training checkpoint can be cut the same way.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxprune.channels.groups import ChannelGroup, Channels
+from onnxprune.errors import PlanError, UsageError
+from onnxprune.plan.rounding import block, kept
+from onnxprune.plan.select import select
+from onnxprune.score.scores import Scores
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Units to remove by group name; ``units`` are the sizes of all groups, which must agree when it is applied.
+
+    ``options`` records how the plan was made, ``weights`` the removed positions by tensor and dimension.
+    """
+
+    removals: Mapping[str, tuple[int, ...]]
+    units: Mapping[str, int]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    weights: tuple[tuple[str, int, tuple[int, ...]], ...] = ()
+
+    def to_json(self) -> str:
+        """Returns the plan as JSON text, keys in order."""
+        content = {
+            "schema": SCHEMA,
+            "options": dict(self.options),
+            "groups": [
+                {"name": name, "units": count, "removed": list(self.removals.get(name, ()))}
+                for name, count in self.units.items()
+            ],
+            "weights": [{"tensor": name, "axis": dim, "removed": list(lost)} for name, dim, lost in self.weights],
+        }
+        return json.dumps(content, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """Returns a plan from JSON text.
+
+        Raises:
+            PlanError: the text is not a plan.
+        """
+        try:
+            content = json.loads(text)
+            groups = content["groups"]
+            removals = {str(g["name"]): tuple(int(unit) for unit in g["removed"]) for g in groups if g["removed"]}
+            units = {str(g["name"]): int(g["units"]) for g in groups}
+            rows = content.get("weights", [])
+            weights = tuple((str(w["tensor"]), int(w["axis"]), tuple(int(i) for i in w["removed"])) for w in rows)
+            options = dict(content.get("options", {}))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PlanError(f"the plan cannot be read ({error!r}): write it anew with --save-plan") from error
+        if content.get("schema") != SCHEMA:
+            raise PlanError(f"the plan has schema {content.get('schema')!r}, not {SCHEMA}: write it anew with --save-plan")
+        return cls(removals, units, options, weights)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Plan":
+        """Returns the plan in a file.
+
+        Raises:
+            UsageError: the file cannot be read.
+            PlanError: it holds no plan.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise UsageError(f"the plan {str(path)!r} cannot be read ({reason}): give the path of a saved plan") from error
+        return cls.from_json(text)
+
+    def check(self, channels: Channels) -> None:
+        """Checks that the plan was made for this model.
+
+        Raises:
+            PlanError: a group is missing or has another number of units.
+        """
+        present = {group.name: group.units for group in channels.groups}
+        for name, count in self.units.items():
+            if present.get(name) != count:
+                found = f"has {present[name]}" if name in present else "does not have it"
+                raise PlanError(
+                    f"the plan was made for a model in which group {name!r} has {count} units, and this one {found}: "
+                    "make a plan for this model with --save-plan"
+                )
+
+
+def plan(
+    channels: Channels,
+    scores: Scores,
+    ratio: float,
+    round_to: int | str = "auto",
+    allocation: str = "uniform",
+    target: str = "ort-cpu",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> Plan:
+    """Returns which units go: the lowest scores of every group, or of all groups together.
+
+    Args:
+        channels: Analysis of the model.
+        scores: Importance of its units.
+        ratio: Fraction of the prunable units to remove, 0 <= ratio < 1.
+        round_to: Multiple for the channels that stay, or ``auto`` for what the target likes.
+        allocation: ``uniform`` (the same fraction everywhere) or ``global`` (one threshold for all groups).
+        target: ``ort-cpu``, ``ort-cuda``, ``tensorrt`` or ``generic``.
+        include: Selectors; only groups that one of them matches.
+        exclude: Selectors; no group that one of them matches.
+
+    Raises:
+        UsageError: an option is out of range.
+        SelectorError: a selector matches nothing.
+        PlanError: nothing can be removed.
+    """
+    if not 0 <= ratio < 1:
+        raise UsageError(f"the pruning ratio is {ratio}: give the fraction to remove, from 0 up to but not including 1")
+    if allocation not in ("uniform", "global"):
+        raise UsageError(f"there is no allocation {allocation!r}: choose uniform or global")
+    groups = select(channels, include, exclude)
+    if not groups:
+        raise PlanError(_nothing(channels))
+    counts = _uniform(groups, ratio) if allocation == "uniform" else _globally(groups, scores, ratio)
+    removals: dict[str, tuple[int, ...]] = {}
+    for group in groups:
+        stay = kept(group, counts[group.name], block(group, round_to, target))
+        order = np.argsort(scores.values[group.name], kind="stable")
+        if stay < group.units:
+            removals[group.name] = tuple(int(unit) for unit in sorted(order[: group.units - stay]))
+    if not removals and ratio > 0:
+        raise PlanError(
+            f"rounding leaves nothing to remove from {len(groups)} groups at ratio {ratio}: "
+            "raise the ratio or lower --round-to"
+        )
+    options = {
+        "ratio": ratio, "score": scores.name, "allocation": allocation, "round_to": round_to, "target": target,
+        "include": list(include), "exclude": list(exclude),
+    }  # fmt: skip
+    units = {group.name: group.units for group in channels.prunable}
+    return Plan(removals, units, options, _weights(channels, removals))
+
+
+def _uniform(groups: Sequence[ChannelGroup], ratio: float) -> dict[str, float]:
+    return {group.name: group.units * (1 - ratio) for group in groups}
+
+
+def _globally(groups: Sequence[ChannelGroup], scores: Scores, ratio: float) -> dict[str, float]:
+    """One threshold over the normalized scores of all groups."""
+    pooled = np.concatenate([scores.values[group.name] for group in groups])
+    goes = np.zeros(pooled.size, bool)
+    goes[np.argsort(pooled, kind="stable")[: round(pooled.size * ratio)]] = True
+    ends = np.cumsum([group.units for group in groups])[:-1]
+    return {g.name: float(g.units - part.sum()) for g, part in zip(groups, np.split(goes, ends), strict=True)}
+
+
+def _weights(channels: Channels, removals: Mapping[str, tuple[int, ...]]) -> tuple[tuple[str, int, tuple[int, ...]], ...]:
+    parts: dict[tuple[str, int], list[np.ndarray]] = {}
+    for group in channels.groups:
+        units = np.array(removals.get(group.name, ()), np.int64)
+        stored = set(group.weights)
+        for member in group.members if units.size else ():
+            lost = member.channels[np.isin(member.units, units)]
+            for axis in member.axes:
+                if axis in stored:
+                    parts.setdefault((axis.tensor, axis.dim), []).append(lost)
+    return tuple((*key, tuple(np.unique(np.concatenate(lost)).tolist())) for key, lost in sorted(parts.items()))
+
+
+def _nothing(channels: Channels) -> str:
+    reasons: dict[str, int] = {}
+    for group in channels.groups:
+        if group.frozen is not None:
+            reasons[group.frozen] = reasons.get(group.frozen, 0) + 1
+    if channels.prunable:
+        return "no prunable group is selected: loosen --include or --exclude"
+    if not reasons:
+        return "the model has no channels that could be removed: it has no weights with a channel rule"
+    most = max(reasons, key=lambda reason: reasons[reason])
+    return f"nothing can be pruned; the most common reason is {most!r}: see 'onnxprune inspect' for all of them"

@@ -1,0 +1,148 @@
+"""The report on a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnxprune.report import summary, units
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from onnxprune.report.schema import GroupRow, Report
+
+_GROUPS_SHOWN = 12
+_REASONS_SHOWN = 8
+_STYLES = {"bad": "bold red", "warn": "yellow", "info": "cyan", "good": "green"}
+
+
+def render(report: Report, console: Console) -> None:
+    """Print what changed: figures before and after, the proof, the fidelity, the groups, and what is in doubt."""
+    if report.after is None:
+        render_inspection(report, console)
+        return
+    _line(console, f"{_name(report.before.path)} -> {_name(report.after.path)}", "bold")
+    table = _table("", "before", "after", "change")
+    for row in summary.comparison(report):
+        table.add_row(
+            _text(row.label, console), _text(row.before, console), _text(row.after, console), _text(row.change, console)
+        )
+    console.print(table)
+    if summary.wants_proof(report):
+        _line(console, summary.proof_sentence(report), "red" if report.proof.passed is False else "")
+    fidelity = summary.fidelity_sentence(report)
+    if fidelity is not None:
+        _line(console, fidelity)
+    _work(report, console)
+    touched = [group for group in report.groups if group.removed > 0]
+    _groups(sorted(touched, key=lambda group: -group.removed), console, removed=True)
+    _frozen(report, console)
+    _notices(report, console)
+
+
+def render_inspection(report: Report, console: Console) -> None:
+    """Print what a model holds, what of it can go, and what is frozen and why."""
+    _line(console, _name(report.before.path), "bold")
+    table = _table("", "")
+    for row in summary.comparison(report):
+        if row.before != units.NOT_MEASURED:
+            table.add_row(_text(row.label, console), _text(row.before, console))
+    console.print(table)
+    free = [group for group in report.groups if group.frozen is None]
+    if report.groups:
+        _line(console, summary.headline(report), "" if free else "yellow")
+    _groups(sorted(free, key=lambda group: -group.units), console, removed=False)
+    if report.blocks:
+        _line(console, summary.block_sentence(report))
+    _frozen(report, console)
+    _notices(report, console)
+
+
+def _work(report: Report, console: Console) -> None:
+    """What was done besides channels."""
+    if any(block.dropped for block in report.blocks):
+        _line(console, summary.block_sentence(report))
+    if report.sparsity.fraction is not None:
+        pattern = f", pattern {report.sparsity.pattern}" if report.sparsity.pattern else ""
+        _line(console, f"zeros in the weights: {units.percent(report.sparsity.fraction)}{pattern}")
+    quantization = report.quantization
+    if quantization.quantized is not None:
+        text = f"quantized nodes: {quantization.quantized} of {units.count(quantization.eligible)}"
+        if quantization.fusion.fused is not None:
+            text += f", fused into integer kernels: {quantization.fusion.fused} of "
+            text += units.count(quantization.fusion.eligible)
+        _line(console, text)
+    if report.recovery.method is not None:
+        kept = sum(layer.kept for layer in report.recovery.layers)
+        _line(console, f"repair {report.recovery.method}: kept on {kept} of {len(report.recovery.layers)} nodes")
+
+
+def _groups(groups: list[GroupRow], console: Console, removed: bool) -> None:
+    if not groups:
+        return
+    table = _table("group", "units", "left", "removed", "") if removed else _table("group", "units", "axes", "")
+    for group in groups[:_GROUPS_SHOWN]:
+        note = _text("" if group.exact else "inexact", console)
+        cells = [f"{group.units:,}", f"{group.axes:,}"]
+        if removed:
+            share = group.removed / max(1, group.units)
+            cells = [f"{group.units:,}", f"{group.units - group.removed:,}", units.percent(share, 0)]
+        table.add_row(_text(group.name, console), *cells, note)
+    console.print(table)
+    more = len(groups) - _GROUPS_SHOWN
+    if more > 0:
+        _line(console, f"... and {more:,} more (see --report)", "dim")
+
+
+def _frozen(report: Report, console: Console) -> None:
+    reasons = summary.frozen_reasons(report)
+    if not reasons:
+        return
+    _line(console, f"frozen: {sum(len(item.groups) for item in reasons):,} groups")
+    for item in reasons[:_REASONS_SHOWN]:
+        _line(console, f"  {len(item.groups):>4} x {item.reason}", "dim")
+    more = len(reasons) - _REASONS_SHOWN
+    if more > 0:
+        _line(console, f"  ... and {more:,} more reasons (see --report)", "dim")
+
+
+def _notices(report: Report, console: Console) -> None:
+    for notice in summary.notices(report):
+        prefix = "note" if notice.level == "info" else "warning"
+        _line(console, f"{prefix}: {notice.text}", _STYLES[notice.level])
+    for warning in report.warnings:
+        _line(console, f"warning: {warning}", "yellow")
+
+
+def _table(*columns: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, show_header=any(columns), pad_edge=False, show_edge=False)
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
+    return table
+
+
+def _text(text: str, console: Console) -> Text:
+    """Text that rich does not read as markup: names come from the model file."""
+    from rich.text import Text
+
+    return Text(_sayable(text, console))
+
+
+def _sayable(text: str, console: Console) -> str:
+    """``text`` in the letters that the terminal's encoding has."""
+    return units.printable(text).encode(console.encoding, "replace").decode(console.encoding)
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    console.print(
+        _sayable(text, console), style=style or None, markup=False, highlight=False, emoji=False, soft_wrap=True
+    )
+
+
+def _name(path: str | None) -> str:
+    return "(model in memory)" if path is None else path

@@ -1,0 +1,182 @@
+"""The report as Markdown, for a pull request or a model card."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from onnxprune.report import summary, units
+from onnxprune.report.schema import Report, Side
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$&])")
+
+
+def to_markdown(report: Report) -> str:
+    """The whole report as GitHub-flavoured Markdown; every name is quoted so that it cannot become markup."""
+    parts = [
+        [f"# onnxprune {_escaped(report.command)}", _escaped(summary.headline(report))],
+        [f"> **{_WORDS[notice.level]}**: {_escaped(notice.text)}" for notice in summary.notices(report)],
+        [f"> **Warning**: {_escaped(warning)}" for warning in report.warnings],
+        _figures(report),
+        _proof(report),
+        _groups(report),
+        _frozen(report),
+        _blocks(report),
+        _sparsity(report),
+        _quantization(report),
+        _recovery(report),
+        _provenance(report),
+    ]
+    return "\n\n".join(part for group in parts for part in group) + "\n"
+
+
+_WORDS = {"bad": "Warning", "warn": "Warning", "info": "Note", "good": "Note"}
+
+
+def _figures(report: Report) -> list[str]:
+    rows = summary.comparison(report)
+    if report.after is None:
+        return [_table(("", "model"), [(row.label, row.before) for row in rows if row.before != units.NOT_MEASURED])]
+    cells = [(_escaped(row.label), row.before, row.after, row.change) for row in rows]
+    return ["## Before and after", _table(("", "before", "after", "change"), cells)]
+
+
+def _proof(report: Report) -> list[str]:
+    parts = []
+    if summary.wants_proof(report):
+        parts.append(_sentence(summary.proof_sentence(report)))
+    fidelity = summary.fidelity_sentence(report)
+    if fidelity is not None:
+        parts.append(_sentence(fidelity))
+    if report.proof.inexact_groups:
+        parts.append("Outside the proof: " + ", ".join(map(_code, report.proof.inexact_groups)) + ".")
+    return ["## Proof and fidelity", *parts] if parts else []
+
+
+def _groups(report: Report) -> list[str]:
+    free = [group for group in report.groups if group.frozen is None]
+    if not free:
+        return []
+    rows = [
+        (
+            _code(group.name),
+            f"{group.units:,}",
+            f"{group.units - group.removed:,}",
+            units.percent(group.removed / max(1, group.units), 0),
+            "" if group.exact else "inexact",
+        )
+        for group in free
+    ]
+    return ["## Channel groups", _table(("group", "units before", "units after", "removed", ""), rows)]
+
+
+def _frozen(report: Report) -> list[str]:
+    reasons = summary.frozen_reasons(report)
+    if not reasons:
+        return []
+    rows = [
+        (_escaped(item.reason), str(len(item.groups)), ", ".join(_code(group.name) for group in item.groups))
+        for item in reasons
+    ]
+    return ["## Frozen, and why", _table(("reason", "groups", "names"), rows)]
+
+
+def _blocks(report: Report) -> list[str]:
+    if not report.blocks:
+        return []
+    rows = [
+        (_code(block.name), "dropped" if block.dropped else "", _escaped(block.reason or "")) for block in report.blocks
+    ]
+    return ["## Blocks", summary.block_sentence(report) + ".", _table(("block", "", "reason"), rows)]
+
+
+def _sparsity(report: Report) -> list[str]:
+    sparsity = report.sparsity
+    if sparsity.fraction is None:
+        return []
+    pattern = f" in the pattern {_escaped(sparsity.pattern)}" if sparsity.pattern else ""
+    parts = ["## Sparsity", f"{units.percent(sparsity.fraction)} of the weights are zero{pattern}."]
+    if sparsity.tensors:
+        rows = [
+            (_code(item.name), units.percent(item.fraction), _escaped(item.pattern or "")) for item in sparsity.tensors
+        ]
+        parts.append(_table(("tensor", "zeros", "pattern"), rows))
+    return parts
+
+
+def _quantization(report: Report) -> list[str]:
+    result = report.quantization
+    if result.quantized is None:
+        return []
+    text = f"{result.quantized:,} of {units.count(result.eligible)} eligible nodes are quantized"
+    text += f" for {_escaped(result.target)}." if result.target else "."
+    if result.fusion.fused is not None:
+        text += f" The runtime fused {result.fusion.fused:,} of {units.count(result.fusion.eligible)}."
+    parts = ["## Quantization", text]
+    if result.left:
+        rows = [(_code(item.node), _escaped(item.reason)) for item in result.left]
+        parts.append(_table(("left in float", "reason"), rows))
+    return parts
+
+
+def _recovery(report: Report) -> list[str]:
+    if report.after is None:
+        return []
+    if report.recovery.method is None:
+        return ["## Repair", "No repair was applied."]
+    parts = ["## Repair", f"Method: {_escaped(report.recovery.method)}."]
+    if report.recovery.layers:
+        rows = [
+            (
+                _code(layer.node),
+                units.small(layer.error_before),
+                units.small(layer.error_after),
+                "kept" if layer.kept else "rolled back",
+            )
+            for layer in report.recovery.layers
+        ]
+        parts.append(_table(("node", "error before", "error after", ""), rows))
+    return parts
+
+
+def _provenance(report: Report) -> list[str]:
+    rows = [*_file_rows("before", report.before), *(_file_rows("after", report.after) if report.after else [])]
+    rows += [(name, _code(value)) for name, value in summary.environment_rows(report)]
+    rows += [(f"option {_code(name)}", _code(value)) for name, value in summary.option_rows(report)]
+    rows += [(f"seconds: {_escaped(name)}", units.seconds(value)) for name, value in report.seconds.items()]
+    return ["## Provenance", _table(("", ""), rows)]
+
+
+def _file_rows(label: str, side: Side) -> list[tuple[str, str]]:
+    rows = [(label, _code(side.path or "(model in memory)"))]
+    return [*rows, (f"{label}, sha256", _code(side.sha256))] if side.sha256 else rows
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] + ["---:" if name in _RIGHT else "---" for name in head[1:]], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+_RIGHT = frozenset(
+    [
+        *("before", "after", "change", "model", "groups", "zeros"),
+        *("units before", "units after", "removed", "error before", "error after"),
+    ]
+)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _escaped(text: str) -> str:
+    return _SPECIAL.sub(r"\\\1", units.printable(text))
+
+
+def _code(text: object) -> str:
+    """``text`` as a code span that no backtick or table bar inside of it can end."""
+    content = units.printable(text).replace("|", "\\|") or " "
+    longest = max((len(run) for run in re.findall("`+", content)), default=0)
+    fence = "`" * (longest + 1)
+    space = " " if longest else ""
+    return f"{fence}{space}{content}{space}{fence}"

@@ -1,0 +1,339 @@
+"""The report as data: frozen dataclasses whose fields are the stable keys of the JSON report.
+
+A figure that was not measured is ``None`` here and ``null`` in JSON, never 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import numbers
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onnxprune.errors import UsageError
+
+SCHEMA = 1
+_NOT_IN_JSON = {"json": False}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the figures were measured with."""
+
+    onnxprune: str | None = None
+    onnx: str | None = None
+    onnxruntime: str | None = None
+    provider: str | None = None
+    cpu: str | None = None
+    threads: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one run in milliseconds; ``throughput`` in samples per second."""
+
+    min: float | None = None
+    mean: float | None = None
+    median: float | None = None
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    max: float | None = None
+    throughput: float | None = None
+
+
+@dataclass(frozen=True)
+class Side:
+    """One model file: what it holds, what it costs, what it reaches."""
+
+    path: str | None = None
+    sha256: str | None = None
+    parameters: int | None = None
+    nonzero_parameters: int | None = None
+    macs: int | None = None
+    bytes: int | None = None
+    nodes: int | None = None
+    latency_ms: Latency | None = None
+    metrics: dict[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LatencyRatio:
+    """Latency after ÷ before: the median and its confidence interval."""
+
+    median: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """After ÷ before, so that 0.5 is half as large or twice as fast."""
+
+    parameters: float | None = None
+    macs: float | None = None
+    bytes: float | None = None
+    latency: LatencyRatio = field(default_factory=LatencyRatio)
+
+    @classmethod
+    def between(cls, before: Side, after: Side | None, latency: LatencyRatio | None = None) -> Ratios:
+        """The ratios of two sides; without ``latency`` the ratio of the medians, with no interval."""
+        if after is None:
+            return cls()
+        if latency is None and before.latency_ms is not None and after.latency_ms is not None:
+            latency = LatencyRatio(median=_ratio(after.latency_ms.median, before.latency_ms.median))
+        return cls(
+            parameters=_ratio(after.parameters, before.parameters),
+            macs=_ratio(after.macs, before.macs),
+            bytes=_ratio(after.bytes, before.bytes),
+            latency=latency or LatencyRatio(),
+        )
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How close the outputs of the result are to those of the original."""
+
+    agreement: float | None = None
+    cosine: float | None = None
+    sqnr_db: float | None = None
+    max_abs: float | None = None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Masked original against sliced model, before any repair, without the inexact groups.
+
+    ``samples`` is the number of samples compared, ``random_inputs`` says whether they were random.
+    """
+
+    checked: bool = False
+    max_abs: float | None = None
+    relative: float | None = None
+    passed: bool | None = None
+    inexact_groups: tuple[str, ...] = ()
+    limit: float | None = None
+    samples: int | None = None
+    random_inputs: bool | None = None
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One channel group; ``frozen`` is the reason why nothing of it may go."""
+
+    name: str
+    units: int
+    removed: int = 0
+    exact: bool = True
+    frozen: str | None = None
+    axes: int = 0
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """One residual block; ``reason`` says why it was kept or cannot be dropped."""
+
+    name: str
+    dropped: bool = False
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class SparseTensor:
+    """One tensor that was masked."""
+
+    name: str
+    fraction: float | None = None
+    pattern: str | None = None
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """The zeros that masking put into the weights."""
+
+    pattern: str | None = None
+    fraction: float | None = None
+    tensors: tuple[SparseTensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class LeftNode:
+    """A node that stayed in float, and why."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How many of the eligible nodes the runtime really fused into integer kernels."""
+
+    fused: int | None = None
+    eligible: int | None = None
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What the int8 step did."""
+
+    target: str | None = None
+    quantized: int | None = None
+    eligible: int | None = None
+    left: tuple[LeftNode, ...] = ()
+    fusion: Fusion = field(default_factory=Fusion)
+
+
+@dataclass(frozen=True)
+class RecoveredLayer:
+    """The held-out error of one repaired node before and after; ``kept`` is False where it was rolled back."""
+
+    node: str
+    error_before: float | None = None
+    error_after: float | None = None
+    kept: bool = True
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What was repaired; ``method`` is None where no repair was applied."""
+
+    method: str | None = None
+    layers: tuple[RecoveredLayer, ...] = ()
+
+
+@dataclass(frozen=True)
+class NodeRow:
+    """Cost of one node before and after; a node that is gone has ``macs_after`` 0."""
+
+    name: str
+    op: str
+    macs_before: int | None = None
+    macs_after: int | None = None
+    ms_before: float | None = None
+    ms_after: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a command found, did and measured.
+
+    ``latency_samples`` holds the single times in milliseconds under ``before`` and ``after`` for the histogram of the
+    HTML page; it is not part of the JSON report and not compared.
+    """
+
+    command: str
+    options: dict[str, Any] = field(default_factory=dict)
+    environment: Environment = field(default_factory=Environment)
+    before: Side = field(default_factory=Side)
+    after: Side | None = None
+    ratios: Ratios = field(default_factory=Ratios)
+    fidelity: Fidelity = field(default_factory=Fidelity)
+    proof: Proof = field(default_factory=Proof)
+    groups: tuple[GroupRow, ...] = ()
+    blocks: tuple[BlockRow, ...] = ()
+    nodes: tuple[NodeRow, ...] = ()
+    sparsity: Sparsity = field(default_factory=Sparsity)
+    quantization: Quantization = field(default_factory=Quantization)
+    recovery: Recovery = field(default_factory=Recovery)
+    warnings: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    schema: int = SCHEMA
+    latency_samples: dict[str, list[float]] = field(default_factory=dict, compare=False, metadata=_NOT_IN_JSON)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON report as plain dicts, lists, strings and numbers, ``schema`` first."""
+        plain = _plain(self)
+        return {"schema": plain.pop("schema"), **plain}
+
+    def to_json(self) -> str:
+        """The JSON report as text; NaN and infinity become null."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Report:
+        """The report that ``to_dict`` wrote; unknown keys are passed over.
+
+        Raises:
+            UsageError: it is not a report of this schema.
+        """
+        version = data.get("schema") if isinstance(data, Mapping) else None
+        if version != SCHEMA:
+            raise UsageError(
+                f"the report has schema {version!r} and this version reads schema {SCHEMA}: write the report anew"
+            )
+        try:
+            report = _built(cls, data)
+        except (TypeError, AttributeError, ValueError) as error:
+            raise UsageError(f"the report does not follow schema {SCHEMA} ({error}): write the report anew") from error
+        return typing.cast(Report, report)
+
+    def save(self, path: str | Path) -> None:
+        """Write the report as JSON, Markdown or HTML, by the suffix of ``path``; whole or not at all.
+
+        Raises:
+            UsageError: the suffix is none of .json, .md, .html, or the packages that write HTML are missing.
+            OutputError: the file cannot be written.
+        """
+        from onnxprune.report.files import save
+
+        save(self, Path(path))
+
+
+def _ratio(after: float | None, before: float | None) -> float | None:
+    if after is None or before is None or before == 0:
+        return None
+    return after / before
+
+
+def _plain(value: Any) -> Any:
+    """``value`` in the types of JSON, numbers that JSON does not know as None."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if dataclasses.is_dataclass(value):
+        stored = [item.name for item in dataclasses.fields(value) if item.metadata.get("json", True)]
+        return {name: _plain(getattr(value, name)) for name in stored}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((_plain(item) for item in value), key=str)
+    return _plain_scalar(value)
+
+
+def _plain_scalar(value: Any) -> Any:
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value) if math.isfinite(value) else None
+    if hasattr(value, "tolist"):  # numpy arrays and the scalars that no abstract number type covers
+        return _plain(value.tolist())
+    return str(value)
+
+
+def _built(kind: Any, value: Any) -> Any:
+    """``value`` as the annotated type ``kind``: the inverse of ``_plain`` for the types of this module."""
+    if isinstance(kind, types.UnionType):
+        if value is None:
+            return None
+        kind = next(item for item in typing.get_args(kind) if item is not types.NoneType)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{kind.__name__} is {type(value).__name__}, not an object")
+        hints = typing.get_type_hints(kind)
+        known = [item.name for item in dataclasses.fields(kind) if item.metadata.get("json", True)]
+        return kind(**{name: _built(hints[name], value[name]) for name in known if name in value})
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise TypeError(f"a list is {type(value).__name__}")
+        return tuple(_built(typing.get_args(kind)[0], item) for item in value)
+    if typing.get_origin(kind) is dict:
+        return dict(value)
+    return value

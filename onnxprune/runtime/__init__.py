@@ -1,0 +1,1 @@
+"""Sessions, latency and profiles: the only importer of ONNX Runtime."""

@@ -1,0 +1,1 @@
+"""Importance of units: one function for each criterion, higher = keep."""

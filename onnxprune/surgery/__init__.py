@@ -1,0 +1,1 @@
+"""The only code that edits structure, always on a copy."""

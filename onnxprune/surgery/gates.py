@@ -1,0 +1,53 @@
+"""The masked reference: the original graph with removed channels silenced where a node sums over them."""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import helper
+
+from onnxprune.channels.groups import Channels
+from onnxprune.model.io import Graph
+from onnxprune.model.shapes import opset_of
+from onnxprune.surgery.slice import Gone, Removals
+
+
+def silence(channels: Channels, removals: Removals) -> Graph:
+    """Returns a copy of the original graph with a gate on every summed input that has removed channels.
+
+    A gate is ``Where(mask, x, 0)``, not a product, which would keep NaN; opsets before 9 have no Where and take Mul.
+    """
+    gone = Gone(channels, removals)
+    graph: Graph = channels.graph.copy()
+    nodes = list(graph.nodes)
+    where = opset_of(graph, "") >= 9
+    gates: dict[tuple[str, int], gs.Variable] = {}
+    before: dict[int, list[gs.Node]] = {}
+    for contraction in channels.contractions:
+        node = nodes[contraction.node]
+        tensor = node.inputs[contraction.slot]
+        name = channels.graph.nodes[contraction.node].inputs[contraction.slot].name
+        lost = gone.by_tensor.get(name, {}).get(contraction.dim)
+        if lost is None or isinstance(tensor, gs.Constant):
+            continue
+        key = (tensor.name, contraction.dim)
+        if key not in gates:
+            shape = channels.shapes.shapes[name]
+            dtype = helper.tensor_dtype_to_np_dtype(channels.shapes.types[name])
+            gates[key] = gs.Variable(f"{tensor.name}_silenced_{contraction.dim}", dtype)
+            gate = _gate(gates[key].name, tensor, (shape, contraction.dim, lost), dtype, where=where)
+            gate.outputs.append(gates[key])
+            before.setdefault(id(node), []).append(gate)
+        node.inputs[contraction.slot] = gates[key]
+    graph.nodes[:] = [item for node in nodes for item in (*before.get(id(node), ()), node)]
+    return graph
+
+
+def _gate(
+    name: str, tensor: gs.Tensor, hole: tuple[tuple[int, ...], int, np.ndarray], dtype: np.dtype, *, where: bool
+) -> gs.Node:
+    shape, dim, lost = hole
+    mask = np.ones([size if place == dim else 1 for place, size in enumerate(shape)], bool)
+    mask[tuple(lost if place == dim else slice(None) for place in range(len(shape)))] = False
+    if where:
+        inputs = [gs.Constant(f"{name}_mask", mask), tensor, gs.Constant(f"{name}_zero", np.zeros((), dtype))]
+        return gs.Node("Where", name, {}, inputs)
+    return gs.Node("Mul", name, {}, [tensor, gs.Constant(f"{name}_mask", mask.astype(dtype))])

@@ -1,0 +1,1 @@
+"""Metrics, the comparison of two models, and the proof."""

@@ -1,0 +1,95 @@
+"""Reports with figures in every field, for the tests of this folder."""
+
+import random
+
+from onnxprune.report.schema import (
+    BlockRow,
+    Environment,
+    Fidelity,
+    Fusion,
+    GroupRow,
+    Latency,
+    LatencyRatio,
+    LeftNode,
+    NodeRow,
+    Proof,
+    Quantization,
+    Ratios,
+    RecoveredLayer,
+    Recovery,
+    Report,
+    Side,
+    SparseTensor,
+    Sparsity,
+)
+
+
+def full_report() -> Report:
+    """A slimmed model whose accuracy held, with something in every section."""
+    before = Side(
+        path="model.onnx",
+        sha256="a" * 64,
+        parameters=25_557_032,
+        nonzero_parameters=25_557_032,
+        macs=4_090_000_000,
+        bytes=102_400_000,
+        nodes=175,
+        latency_ms=Latency(20.0, 24.0, 24.0, 26.0, 28.0, 33.0, 36.0, 41.7),
+        metrics={"top1": 0.921},
+    )
+    after = Side(
+        path="model.slim.onnx",
+        sha256="b" * 64,
+        parameters=12_778_516,
+        nonzero_parameters=6_389_258,
+        macs=2_045_000_000,
+        bytes=51_200_000,
+        nodes=161,
+        latency_ms=Latency(10.0, 12.0, 12.0, 13.0, 14.0, 16.0, 18.0, 83.3),
+        metrics={"top1": 0.919},
+    )
+    generator = random.Random(0)
+    return Report(
+        command="slim",
+        options={"channels": 0.5, "exclude": ["op:Gemm"], "int8": True, "layers": None},
+        environment=Environment("0.1.0", "1.23.0", "1.31.0", "CPUExecutionProvider", "a processor", 2, 0),
+        before=before,
+        after=after,
+        ratios=Ratios.between(before, after, LatencyRatio(0.5, 0.48, 0.52)),
+        fidelity=Fidelity(0.95, 0.9871, 21.5, 3.25),
+        proof=Proof(True, 3.2e-5, 2.1e-6, True, ("norm",), 1e-4, 32, False),
+        groups=(
+            *(GroupRow(f"conv{number}", 64, 32, axes=5) for number in range(50)),
+            GroupRow("norm", 64, 16, exact=False, axes=3),
+            GroupRow("head", 10, frozen="graph output 'logits'", axes=2),
+            GroupRow("odd_a", 8, frozen="no channel rule for Odd", axes=1),
+            GroupRow("odd_b", 8, frozen="no channel rule for Odd", axes=1),
+        ),
+        blocks=(BlockRow("block1", True), BlockRow("block2", False, "its input and output differ in shape")),
+        nodes=tuple(
+            NodeRow(f"node{number}", "Conv", 1000 * number, 500 * number, 0.1 * number, 0.05 * number)
+            for number in range(60)
+        ),
+        sparsity=Sparsity("2:4", 0.5, (SparseTensor("fc.weight", 0.5, "2:4"),)),
+        quantization=Quantization("ort-cpu", 50, 53, (LeftNode("fc", "its weights are half zero"),), Fusion(48, 50)),
+        recovery=Recovery(
+            "reconstruct", (RecoveredLayer("conv1", 0.3, 0.1, True), RecoveredLayer("conv2", 0.1, 0.2, False))
+        ),
+        warnings=("free dimension 'batch' was set to 1",),
+        seconds={"total": 12.5, "analyze": 0.5},
+        latency_samples={
+            "before": [generator.gauss(24.0, 1.0) for _ in range(200)],
+            "after": [generator.gauss(12.0, 1.0) for _ in range(200)],
+        },
+    )
+
+
+def inspection() -> Report:
+    """A model that was only looked at."""
+    return Report(
+        command="inspect",
+        before=Side(path="model.onnx", parameters=1000, macs=2000, bytes=4000, nodes=7),
+        groups=(GroupRow("conv1", 64, axes=4), GroupRow("head", 10, frozen="graph output 'logits'", axes=2)),
+        blocks=(BlockRow("block1"), BlockRow("block2", reason="its input and output differ in shape")),
+        nodes=(NodeRow("conv1", "Conv", 1500), NodeRow("head", "Gemm", 500)),
+    )
