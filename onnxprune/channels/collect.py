@@ -67,17 +67,21 @@ class Statements:
         return rank
 
 
-def collect(graph: gs.Graph, shapes: Shapes) -> Statements:
-    """Returns the facts that the operators of a graph state about its axes."""
+def collect(graph: gs.Graph, shapes: Shapes, *, boundary: bool = True) -> Statements:
+    """Returns the facts that the operators of a graph state about its axes.
+
+    With ``boundary`` the inputs and outputs of the graph are frozen, which is the contract with the caller; without it
+    the operators alone speak.
+    """
     found = Statements()
     for name, shape in shapes.shapes.items():
         found.base[name] = len(found.axes)
         for dim, size in enumerate(shape):
             found.axes.append(Axis(name, dim))
             found.lengths.append(size)
-    for tensor in graph.inputs:
+    for tensor in graph.inputs if boundary else ():
         found.freeze_tensor(tensor.name, f"is the graph input {tensor.name!r}")
-    for tensor in graph.outputs:
+    for tensor in graph.outputs if boundary else ():
         found.freeze_tensor(tensor.name, f"is the graph output {tensor.name!r}")
     for name in overridable(graph):
         found.freeze_tensor(name, f"{name!r} may be overridden by the caller")

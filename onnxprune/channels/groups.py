@@ -16,8 +16,9 @@ from scipy.sparse.csgraph import connected_components
 from onnxprune.channels.collect import Contraction, Edit, Statements, collect
 from onnxprune.channels.facts import Axis, Index
 from onnxprune.channels.factors import Factor, Factoring, Part, blocks
-from onnxprune.model.io import Graph, load
+from onnxprune.model.io import load
 from onnxprune.model.shapes import Shape, Shapes, infer_shapes, node_name
+from onnxprune.model.untie import untie
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,19 +79,22 @@ class Channels:
         return {group.name: group for group in self.groups}[name]
 
 
-def analyze(model: object, sizes: dict[str, Shape] | None = None) -> Channels:
+def analyze(model: object, sizes: dict[str, Shape] | None = None, *, boundary: bool = True) -> Channels:
     """Returns the channel groups of a model (path, ``ModelProto`` or graph).
 
-    ``sizes`` are concrete input shapes by name; without them free dimensions get sizes that suit the graph.
+    ``sizes`` are concrete input shapes by name; without them free dimensions get sizes that suit the graph. Without
+    ``boundary`` the inputs and outputs of the graph may change too: what an operator alone says about its axes.
 
     Raises:
         ModelError: the model cannot be read.
     """
-    graph = model if isinstance(model, Graph) else load(model)  # type: ignore[arg-type]
+    graph = load(model)  # type: ignore[arg-type]
+    untie(graph)
     shapes = infer_shapes(graph, sizes)
-    found = collect(graph, shapes)
+    found = collect(graph, shapes, boundary=boundary)
     inputs = {tensor.name: shapes.shapes[tensor.name] for tensor in graph.inputs if tensor.name in shapes.shapes}
-    groups = _groups(found, _stored(graph, shapes), _producers(graph))
+    stored = _stored(graph, shapes) | (set() if boundary else set(inputs))
+    groups = _groups(found, stored, _producers(graph))
     return Channels(graph, shapes, groups, tuple(found.contractions), tuple(found.edits), inputs)
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.channels.facts import Attribute, Axis, Count, Index, Operand, Positions, Restore
-from onnxprune.channels.groups import Channels
+from onnxprune.channels.groups import Channels, analyze
 from onnxprune.errors import PlanError, SurgeryError
 from onnxprune.model.io import Graph, read_values, write_values
 from onnxprune.model.shapes import Shapes, ShapeWalk, node_name, opset_of
+from onnxprune.plan.plan import Plan
 from onnxprune.surgery.operands import Operands
 from onnxprune.surgery.wrap import restore_width
 
@@ -64,6 +65,22 @@ class Gone:
         """Returns the shape of a tensor after surgery."""
         lost = self.by_tensor.get(name, {})
         return tuple(size - len(lost.get(dim, ())) for dim, size in enumerate(shape))
+
+
+def apply(model: object, plan: Plan) -> Graph:
+    """Returns a copy of a model without the units that a plan names.
+
+    Args:
+        model: A path, a ``ModelProto``, a graph, or the analysis of one.
+        plan: The plan.
+
+    Raises:
+        PlanError: the plan was made for another model.
+        SurgeryError: a shape did not come out as it must.
+    """
+    channels = model if isinstance(model, Channels) else analyze(model)
+    plan.check(channels)
+    return slice_channels(channels, plan.removals)
 
 
 def slice_channels(channels: Channels, removals: Removals) -> Graph:

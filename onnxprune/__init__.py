@@ -1,0 +1,56 @@
+"""Makes trained ONNX networks smaller and faster, on the ONNX file itself, and proves what that cost and gained.
+
+One call does everything::
+
+    result = onnxprune.slim("model.onnx", channels=0.5, data="calibration.npz")
+    result.save("model.slim.onnx")
+
+and the steps are here one by one: load, analyze, score, plan, apply, prove, validate, save.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+# Rooms that share their name with a public function are loaded before it, or loading them later would hide it.
+import onnxprune.plan
+import onnxprune.score
+import onnxprune.slim  # noqa: F401
+
+del plan, score, slim  # noqa: F821
+
+if TYPE_CHECKING:
+    from onnxprune.channels.groups import analyze
+    from onnxprune.inspection import inspect
+    from onnxprune.model.io import load, save, to_proto
+    from onnxprune.plan.plan import Plan, plan
+    from onnxprune.score.scores import score
+    from onnxprune.slim import Recipe, Result, slim
+    from onnxprune.surgery.slice import apply
+    from onnxprune.timing import bench
+    from onnxprune.validate.proof import prove
+    from onnxprune.validation import compare, validate
+
+_HOMES = {
+    "Plan": "plan.plan", "Recipe": "slim", "Result": "slim", "analyze": "channels.groups", "apply": "surgery.slice",
+    "bench": "timing", "compare": "validation", "inspect": "inspection", "load": "model.io", "plan": "plan.plan",
+    "prove": "validate.proof", "save": "model.io", "score": "score.scores", "slim": "slim", "to_proto": "model.io",
+    "validate": "validation",
+}  # fmt: skip
+
+__all__ = [
+    "Plan", "Recipe", "Result", "analyze", "apply", "bench", "compare", "inspect", "load", "plan", "prove", "save",
+    "score", "slim", "to_proto", "validate",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used, so that ``import onnxprune`` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'onnxprune' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"onnxprune.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,84 @@
+"""Turns what the rooms found into the parts of a report."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx
+
+from onnxprune.channels.facts import SPATIAL
+from onnxprune.channels.groups import ChannelGroup, Channels
+from onnxprune.model.cost import Cost
+from onnxprune.report.schema import Environment, GroupRow, Latency, NodeRow, Side
+from onnxprune.runtime.session import Session, SessionOptions, environment
+
+
+def describe_side(
+    proto: onnx.ModelProto | None,
+    total: Cost | None,
+    path: Path | None,
+    latency: Latency | None = None,
+    metrics: Mapping[str, float | None] | None = None,
+) -> Side:
+    """Returns one side of a report; the digest and size are the file's, or those of the model in memory."""
+    from onnxprune.model.io import digest
+
+    if path is not None:
+        checksum, size = digest(path), path.stat().st_size
+    elif proto is not None and proto.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:
+        content = proto.SerializeToString(deterministic=True)
+        checksum, size = hashlib.sha256(content).hexdigest(), len(content)
+    else:
+        checksum, size = None, proto.ByteSize() if proto is not None else None
+    if path is not None and proto is not None:
+        size = max(size or 0, proto.ByteSize() if proto.ByteSize() < 2**31 else 0)
+    return Side(
+        path=str(path) if path is not None else None,
+        sha256=checksum,
+        parameters=total.parameters if total else None,
+        nonzero_parameters=total.nonzero_parameters if total else None,
+        macs=total.macs if total else None,
+        bytes=size,
+        nodes=total.nodes if total else None,
+        latency_ms=latency,
+        metrics=dict(metrics or {}),
+    )
+
+
+def environment_of(session: Session | None, seed: int, options: SessionOptions) -> Environment:
+    """Returns versions, machine, provider and threads; those of the session where there is one."""
+    found = environment(options)
+    return Environment(
+        onnxprune=str(found["onnxprune"]),
+        onnx=str(found["onnx"]),
+        onnxruntime=str(found["onnxruntime"]),
+        provider=session.provider if session is not None else None,
+        cpu=str(found["cpu"]),
+        threads=session.threads if session is not None else None,
+        seed=seed,
+    )
+
+
+def group_rows(channels: Channels, removals: Mapping[str, Sequence[int]]) -> tuple[GroupRow, ...]:
+    """Returns the groups that say something: those that can go, and those that could if something did not hold them."""
+    return tuple(
+        GroupRow(group.name, group.units, len(removals.get(group.name, ())), group.exact, group.frozen, group.axes)
+        for group in channels.groups
+        if worth_telling(group)
+    )
+
+
+def worth_telling(group: ChannelGroup) -> bool:
+    """Returns whether a group belongs in a report: kernel sizes and single numbers do not."""
+    return group.frozen is None or (group.frozen != SPATIAL and group.units > 1)
+
+
+def node_rows(costs: tuple[Cost, Cost], per_node: tuple[Mapping[str, float], Mapping[str, float]]) -> tuple[NodeRow, ...]:
+    """Returns cost and time of the nodes that multiply or take time, before and after."""
+    after = {item.name: item.macs for item in costs[1].per_node}
+    rows = []
+    for item in costs[0].per_node:
+        before_ms, after_ms = (times.get(item.name) for times in per_node)
+        if item.macs or before_ms:
+            rows.append(NodeRow(item.name, item.op, item.macs, after.get(item.name, 0), before_ms, after_ms))
+    return tuple(rows)
