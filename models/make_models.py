@@ -220,14 +220,14 @@ class EncoderLayer(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches of 8x8 pixels that overlap by 3, a class token, learned positions and pre-norm encoder layers."""
+    """Two convolutions make 5x5 tokens; a class token, learned positions and pre-norm encoder layers follow."""
 
     def __init__(self, width: int = 96, heads: int = 6, depth: int = 4, hidden: int = 192) -> None:
         super().__init__()
-        patch, stride = 8, 5
-        tokens = ((SIDE - patch) // stride + 1) ** 2 + 1
+        tokens = 5 * 5 + 1
         self.normalize = Normalize()
-        self.patches = nn.Conv2d(1, width, patch, stride=stride)
+        self.stem = nn.Conv2d(1, 32, 5, stride=2, padding=2)
+        self.patches = nn.Conv2d(32, width, 4, stride=3, padding=1)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(0.02 * torch.randn(1, tokens, width))
         self.layers = nn.Sequential(*(EncoderLayer(width, heads, hidden, tokens) for _ in range(depth)))
@@ -235,7 +235,7 @@ class VisionTransformer(nn.Module):
         self.classifier = nn.Linear(width, CLASSES)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        patches = self.patches(self.normalize(image)).flatten(2).transpose(1, 2)
+        patches = self.patches(F.relu(self.stem(self.normalize(image)))).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.class_token.expand(patches.shape[0], -1, -1), patches], dim=1)
         return self.classifier(self.norm(self.layers(tokens + self.positions))[:, 0])
 
@@ -257,7 +257,7 @@ class Recipe:
 RECIPES = (
     Recipe("resnet", ResNet, epochs=6, learning_rate=4e-3, keep_batch_norm=True),
     Recipe("mobilenet", MobileNet, epochs=8, learning_rate=5e-3),
-    Recipe("vit", VisionTransformer, epochs=10, learning_rate=2e-3),
+    Recipe("vit", VisionTransformer, epochs=10, learning_rate=3e-3),
 )
 
 

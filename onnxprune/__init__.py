@@ -20,21 +20,21 @@ del plan, score, slim  # noqa: F821
 
 if TYPE_CHECKING:
     from onnxprune.channels.groups import analyze
-    from onnxprune.inspection import inspect
+    from onnxprune.commands.bench import bench
+    from onnxprune.commands.compare import compare, validate
+    from onnxprune.commands.inspect import inspect
     from onnxprune.model.io import load, save, to_proto
     from onnxprune.plan.plan import Plan, plan
     from onnxprune.score.scores import score
     from onnxprune.slim import Recipe, Result, slim
     from onnxprune.surgery.slice import apply
-    from onnxprune.timing import bench
     from onnxprune.validate.proof import prove
-    from onnxprune.validation import compare, validate
 
 _HOMES = {
     "Plan": "plan.plan", "Recipe": "slim", "Result": "slim", "analyze": "channels.groups", "apply": "surgery.slice",
-    "bench": "timing", "compare": "validation", "inspect": "inspection", "load": "model.io", "plan": "plan.plan",
+    "bench": "commands.bench", "compare": "commands.compare", "inspect": "commands.inspect", "load": "model.io", "plan": "plan.plan",
     "prove": "validate.proof", "save": "model.io", "score": "score.scores", "slim": "slim", "to_proto": "model.io",
-    "validate": "validation",
+    "validate": "commands.compare",
 }  # fmt: skip
 
 __all__ = [

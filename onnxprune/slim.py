@@ -1,6 +1,6 @@
 """The one call: a model in, a smaller model and a report out.
 
-Light to import, because the command line takes its options from here; the line itself is in ``pipeline``.
+Light to import, because the command line takes its options from here; the line itself is in ``commands.slim``.
 """
 
 from __future__ import annotations
@@ -91,6 +91,13 @@ class Result:
 
         save(self.model, path, overwrite=overwrite, external=self.external or None)
 
+    def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Report:
+        """Writes the model like :meth:`save` and returns the report with the path, digest and size of the file."""
+        from onnxprune.report.build import describe_file
+
+        self.save(path, overwrite=overwrite)
+        return describe_file(self.report, path)
+
 
 def slim(
     model: object,
@@ -132,7 +139,7 @@ def slim(
         ProviderError: the execution provider cannot run here.
         ValidationError: the proof failed.
     """
-    from onnxprune.pipeline import run
+    from onnxprune.commands.slim import run
 
     recipe = Recipe(
         channels, plan, data, eval, metric, samples, score, allocation, round_to, target, tuple(include), tuple(exclude),

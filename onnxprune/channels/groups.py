@@ -14,8 +14,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from onnxprune.channels.collect import Contraction, Edit, Statements, collect
-from onnxprune.channels.facts import Axis, Index
 from onnxprune.channels.factors import Factor, Factoring, Part, blocks
+from onnxprune.channels.facts import Axis, Index
 from onnxprune.model.io import load
 from onnxprune.model.shapes import Shape, Shapes, infer_shapes, node_name
 from onnxprune.model.untie import untie
@@ -103,9 +103,7 @@ def _stored(graph: gs.Graph, shapes: Shapes) -> set[str]:
     names = {tensor.name for node in graph.nodes for tensor in node.inputs if isinstance(tensor, gs.Constant)}
     names.update(node.outputs[0].name for node in graph.nodes if node.op == "Constant")
     integers = {2, 3, 4, 5, 6, 7, 8, 9, 12, 13}
-    quantized = {
-        tensor.name for node in graph.nodes if node.op == "DequantizeLinear" for tensor in node.inputs[:1]
-    }
+    quantized = {tensor.name for node in graph.nodes if node.op == "DequantizeLinear" for tensor in node.inputs[:1]}
     return {n for n in names if n in shapes.shapes and (shapes.types.get(n) not in integers or n in quantized)}
 
 

@@ -86,7 +86,7 @@ class NodeView:
 
 ChannelRule = Callable[[NodeView], Iterable[Fact]]
 MacRule = Callable[[NodeView], int]
-ValueRule = Callable[[NodeView, Sequence[Array]], Sequence[Array]]
+ValueRule = Callable[[NodeView, list[Array]], Sequence[Array]]
 
 
 @dataclass(slots=True)

@@ -80,7 +80,10 @@ def stored_tensor(node: gs.Node) -> Array | None:
     if isinstance(content, gs.Constant):
         return read_values(content)
     kinds: dict[str, Any] = {
-        "value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32,
+        "value_int": np.int64,
+        "value_ints": np.int64,
+        "value_float": np.float32,
+        "value_floats": np.float32,
     }
     return np.asarray(content, kinds[name]) if name in kinds else None
 
@@ -199,7 +202,9 @@ class ShapeWalk:
         if node.op in ("Shape", "Size"):
             if node.inputs[0].name not in known.shapes:
                 return False
-            axes = [frozenset([Axis(node.inputs[0].name, dim)]) for dim in range(len(known.shapes[node.inputs[0].name]))]
+            axes = [
+                frozenset([Axis(node.inputs[0].name, dim)]) for dim in range(len(known.shapes[node.inputs[0].name]))
+            ]
             inputs = [np.array(known.shapes[node.inputs[0].name], np.int64)]
             origins = [_objects(axes)]
             stored = False

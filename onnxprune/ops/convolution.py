@@ -10,7 +10,7 @@ from onnxprune.channels.registry import NodeView, Value, channel_rule, mac_rule
 
 @channel_rule("Conv")
 def conv(node: NodeView) -> Facts:
-    """x [N, C, ...], w [O, C/g, ...], b [O] to y [N, O, ...]; sums over C."""
+    """X [N, C, ...], w [O, C/g, ...], b [O] to y [N, O, ...]; sums over C."""
     x, w, y = node.data, node.weight(1), node.result
     group = node.attribute("group", 1)
     yield from _surroundings(x, w, y)
@@ -26,7 +26,7 @@ def conv(node: NodeView) -> Facts:
 
 @channel_rule("ConvTranspose")
 def conv_transpose(node: NodeView) -> Facts:
-    """x [N, C, ...], w [C, O/g, ...], b [O] to y [N, O, ...]; sums over C."""
+    """X [N, C, ...], w [C, O/g, ...], b [O] to y [N, O, ...]; sums over C."""
     x, w, y = node.data, node.weight(1), node.result
     group = node.attribute("group", 1)
     yield from _surroundings(x, w, y)

@@ -17,8 +17,10 @@ def concat(node: NodeView) -> Facts:
             continue
         for dim in range(y.rank):
             places = np.arange(value.shape[dim])
-            yield Tie(value.axis(dim), y.axis(dim)) if dim != axis else Tie(
-                value.axis(dim), y.axis(dim), places, places + offset
+            yield (
+                Tie(value.axis(dim), y.axis(dim))
+                if dim != axis
+                else Tie(value.axis(dim), y.axis(dim), places, places + offset)
             )
         offset += value.shape[axis]
 
@@ -34,8 +36,8 @@ def split(node: NodeView) -> Facts:
             return
         for dim in range(x.rank):
             places = np.arange(y.shape[dim])
-            yield Tie(x.axis(dim), y.axis(dim)) if dim != axis else Tie(
-                x.axis(dim), y.axis(dim), places + offset, places
+            yield (
+                Tie(x.axis(dim), y.axis(dim)) if dim != axis else Tie(x.axis(dim), y.axis(dim), places + offset, places)
             )
         yield Count(y.axis(axis), Operand(1, piece) if node.opset >= 13 else Attribute("split", piece))
         offset += y.shape[axis]
@@ -60,8 +62,10 @@ def slices(node: NodeView) -> Facts:
         if step != 1 and taken.size:
             yield Freeze(x.axis(dim), f"{node.name!r} (Slice) takes every {step}th position of it")
             continue
-        yield Tie(x.axis(dim), y.axis(dim)) if taken.size == x.shape[dim] else Tie(
-            x.axis(dim), y.axis(dim), taken, np.arange(taken.size)
+        yield (
+            Tie(x.axis(dim), y.axis(dim))
+            if taken.size == x.shape[dim]
+            else Tie(x.axis(dim), y.axis(dim), taken, np.arange(taken.size))
         )
         for name, slot, bound in (("starts", 1, starts[element]), ("ends", 2, ends[element])):
             where = Attribute(name, element) if name in node.attributes else Operand(slot, element)

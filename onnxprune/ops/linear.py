@@ -24,7 +24,7 @@ def gemm(node: NodeView) -> Facts:
 
 @channel_rule("MatMul")
 def matmul(node: NodeView) -> Facts:
-    """a [..., M, K] and b [..., K, N] to y [..., M, N], batch dimensions broadcast; sums over K."""
+    """A [..., M, K] and b [..., K, N] to y [..., M, N], batch dimensions broadcast; sums over K."""
     a, b, y = node.data, node.weight(1), node.result
     yield Tie(a.axis(-1), b.axis(-2 if b.rank > 1 else 0), contracts=True)
     if a.rank > 1:
@@ -43,7 +43,9 @@ def einsum(node: NodeView) -> Facts:
     if equation is None:
         for value in (*operands, node.result):
             for dim in range(value.rank):
-                yield Freeze(value.axis(dim), f"equation {node.attribute('equation')!r} of {node.name!r} is not supported")
+                yield Freeze(
+                    value.axis(dim), f"equation {node.attribute('equation')!r} of {node.name!r} is not supported"
+                )
         return
     letters, result = equation
     first: dict[str, Axis] = {letter: node.result.axis(dim) for dim, letter in enumerate(result)}
@@ -91,7 +93,9 @@ def einsum_letters(node: NodeView) -> tuple[list[str], str] | None:
         result = "".join(sorted(letter for letter in set(everything) if everything.count(letter) == 1))
     values: list[Value | None] = [*node.inputs, node.result]
     fits = all(
-        value is not None and value.rank == len(names) and set(names) <= set(string.ascii_letters)
+        value is not None
+        and value.rank == len(names)
+        and set(names) <= set(string.ascii_letters)
         and len(set(names)) == len(names)
         for value, names in zip(values, [*letters, result], strict=False)
     )

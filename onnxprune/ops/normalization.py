@@ -9,7 +9,7 @@ from onnxprune.ops.broadcasting import broadcast
 
 @channel_rule("BatchNormalization", "InstanceNormalization")
 def per_channel(node: NodeView) -> Facts:
-    """x [N, C, ...] with one scale, shift and pair of statistics for each channel."""
+    """X [N, C, ...] with one scale, shift and pair of statistics for each channel."""
     x, y = node.data, node.result
     yield Tie(x.axis(0), y.axis(0))
     yield Tie(x.axis(1), y.axis(1))

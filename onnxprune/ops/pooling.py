@@ -6,7 +6,7 @@ from onnxprune.channels.registry import NodeView, channel_rule
 
 @channel_rule("AveragePool", "LpPool", "MaxPool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "MaxRoiPool")
 def pool(node: NodeView) -> Facts:
-    """x [N, C, ...] to y [N, C, ...]; the indices of MaxPool count through all channels and have no rule."""
+    """X [N, C, ...] to y [N, C, ...]; the indices of MaxPool count through all channels and have no rule."""
     x, y = node.data, node.result
     if len(node.outputs) > 1 and node.outputs[1] is not None:
         yield Freeze(x.axis(1), f"{node.name!r} also returns the positions of the maxima, which count channels")

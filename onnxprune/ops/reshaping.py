@@ -77,8 +77,10 @@ def tile(node: NodeView) -> Facts:
             yield Count(y.axis(dim), Operand(1, dim))
         else:
             places = np.arange(y.shape[dim])
-            yield Tie(x.axis(dim), y.axis(dim)) if repeat == 1 else Tie(
-                x.axis(dim), y.axis(dim), places % x.shape[dim], places
+            yield (
+                Tie(x.axis(dim), y.axis(dim))
+                if repeat == 1
+                else Tie(x.axis(dim), y.axis(dim), places % x.shape[dim], places)
             )
 
 
@@ -100,7 +102,9 @@ def depth_space(node: NodeView) -> Facts:
     every = np.arange(deep.shape[1])
     mode = node.attribute("mode", "DCR")
     columns_first = node.op == "SpaceToDepth" or mode in ("DCR", b"DCR")
-    yield Tie(deep.axis(1), shallow.axis(1), every, every % channels if columns_first else every // (every.size // channels))
+    yield Tie(
+        deep.axis(1), shallow.axis(1), every, every % channels if columns_first else every // (every.size // channels)
+    )
     yield Tie(x.axis(0), y.axis(0))
     for dim in (2, 3):
         yield Freeze(x.axis(dim), SPATIAL)

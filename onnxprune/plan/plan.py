@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnxprune.channels.groups import ChannelGroup, Channels
 from onnxprune.errors import PlanError, UsageError
+from onnxprune.model.shapes import node_name
 from onnxprune.plan.rounding import block, kept
 from onnxprune.plan.select import select
 from onnxprune.score.scores import Scores
@@ -65,7 +67,9 @@ class Plan:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PlanError(f"the plan cannot be read ({error!r}): write it anew with --save-plan") from error
         if content.get("schema") != SCHEMA:
-            raise PlanError(f"the plan has schema {content.get('schema')!r}, not {SCHEMA}: write it anew with --save-plan")
+            raise PlanError(
+                f"the plan has schema {content.get('schema')!r}, not {SCHEMA}: write it anew with --save-plan"
+            )
         return cls(removals, units, options, weights)
 
     @classmethod
@@ -80,7 +84,9 @@ class Plan:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise UsageError(f"the plan {str(path)!r} cannot be read ({reason}): give the path of a saved plan") from error
+            raise UsageError(
+                f"the plan {str(path)!r} cannot be read ({reason}): give the path of a saved plan"
+            ) from error
         return cls.from_json(text)
 
     def check(self, channels: Channels) -> None:
@@ -132,7 +138,7 @@ def plan(
         raise UsageError(f"there is no allocation {allocation!r}: choose uniform or global")
     groups = select(channels, include, exclude)
     if not groups:
-        raise PlanError(_nothing(channels))
+        raise PlanError(why_nothing(channels))
     counts = _uniform(groups, ratio) if allocation == "uniform" else _globally(groups, scores, ratio)
     removals: dict[str, tuple[int, ...]] = {}
     for group in groups:
@@ -166,7 +172,9 @@ def _globally(groups: Sequence[ChannelGroup], scores: Scores, ratio: float) -> d
     return {g.name: float(g.units - part.sum()) for g, part in zip(groups, np.split(goes, ends), strict=True)}
 
 
-def _weights(channels: Channels, removals: Mapping[str, tuple[int, ...]]) -> tuple[tuple[str, int, tuple[int, ...]], ...]:
+def _weights(
+    channels: Channels, removals: Mapping[str, tuple[int, ...]]
+) -> tuple[tuple[str, int, tuple[int, ...]], ...]:
     parts: dict[tuple[str, int], list[np.ndarray]] = {}
     for group in channels.groups:
         units = np.array(removals.get(group.name, ()), np.int64)
@@ -179,14 +187,20 @@ def _weights(channels: Channels, removals: Mapping[str, tuple[int, ...]]) -> tup
     return tuple((*key, tuple(np.unique(np.concatenate(lost)).tolist())) for key, lost in sorted(parts.items()))
 
 
-def _nothing(channels: Channels) -> str:
+def why_nothing(channels: Channels) -> str:
+    """Returns why nothing of a model, or of the selected groups, can be pruned."""
     reasons: dict[str, int] = {}
     for group in channels.groups:
         if group.frozen is not None:
             reasons[group.frozen] = reasons.get(group.frozen, 0) + 1
     if channels.prunable:
         return "no prunable group is selected: loosen --include or --exclude"
+    bodies = [
+        node_name(node) for node in channels.graph.nodes if any(isinstance(v, gs.Graph) for v in node.attrs.values())
+    ]
+    if not reasons and bodies:
+        return f"nothing can be pruned: the weights are inside the bodies of {', '.join(map(repr, bodies[:3]))}"
     if not reasons:
-        return "the model has no channels that could be removed: it has no weights with a channel rule"
+        return "nothing can be pruned: the model has no weights that a channel rule knows"
     most = max(reasons, key=lambda reason: reasons[reason])
     return f"nothing can be pruned; the most common reason is {most!r}: see 'onnxprune inspect' for all of them"

@@ -68,6 +68,8 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
         try:
             expression = re.compile(rest)
         except re.error as error:
-            raise SelectorError(f"the selector {pattern!r} is not a regular expression ({error}): correct it") from error
+            raise SelectorError(
+                f"the selector {pattern!r} is not a regular expression ({error}): correct it"
+            ) from error
         return lambda name: expression.search(name) is not None
     return lambda name: name == pattern or fnmatch.fnmatchcase(name, pattern)

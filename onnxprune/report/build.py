@@ -1,7 +1,9 @@
 """Turns what the rooms found into the parts of a report."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -9,7 +11,7 @@ import onnx
 from onnxprune.channels.facts import SPATIAL
 from onnxprune.channels.groups import ChannelGroup, Channels
 from onnxprune.model.cost import Cost
-from onnxprune.report.schema import Environment, GroupRow, Latency, NodeRow, Side
+from onnxprune.report.schema import Environment, GroupRow, Latency, NodeRow, Report, Side
 from onnxprune.runtime.session import Session, SessionOptions, environment
 
 
@@ -45,6 +47,16 @@ def describe_side(
     )
 
 
+def describe_file(report: Report, path: str | os.PathLike[str]) -> Report:
+    """Returns the report with what is known only once the result lies on disk."""
+    from onnxprune.model.io import digest
+
+    if report.after is None:
+        return report
+    after = replace(report.after, path=str(path), sha256=digest(path))
+    return replace(report, after=after)
+
+
 def environment_of(session: Session | None, seed: int, options: SessionOptions) -> Environment:
     """Returns versions, machine, provider and threads; those of the session where there is one."""
     found = environment(options)
@@ -73,7 +85,9 @@ def worth_telling(group: ChannelGroup) -> bool:
     return group.frozen is None or (group.frozen != SPATIAL and group.units > 1)
 
 
-def node_rows(costs: tuple[Cost, Cost], per_node: tuple[Mapping[str, float], Mapping[str, float]]) -> tuple[NodeRow, ...]:
+def node_rows(
+    costs: tuple[Cost, Cost], per_node: tuple[Mapping[str, float], Mapping[str, float]]
+) -> tuple[NodeRow, ...]:
     """Returns cost and time of the nodes that multiply or take time, before and after."""
     after = {item.name: item.macs for item in costs[1].per_node}
     rows = []

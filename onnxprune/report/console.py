@@ -20,6 +20,9 @@ _STYLES = {"bad": "bold red", "warn": "yellow", "info": "cyan", "good": "green"}
 
 def render(report: Report, console: Console) -> None:
     """Print what changed: figures before and after, the proof, the fidelity, the groups, and what is in doubt."""
+    if report.models:
+        render_latencies(report, console)
+        return
     if report.after is None:
         render_inspection(report, console)
         return
@@ -57,6 +60,25 @@ def render_inspection(report: Report, console: Console) -> None:
     if report.blocks:
         _line(console, summary.block_sentence(report))
     _frozen(report, console)
+    _notices(report, console)
+
+
+def render_latencies(report: Report, console: Console) -> None:
+    """Print the latency of every model of ``bench`` in milliseconds, and its ratio to the first."""
+    columns = ("min", "mean", "median", "p90", "p95", "p99", "max")
+    table = _table("model", *(f"{name} ms" for name in columns), "per second", "ratio to the first")
+    for row in report.models:
+        figures = [f"{getattr(row.latency_ms, name):.3f}" for name in columns]
+        ratio = "baseline"
+        if row.ratio.median is not None and row.ratio.low is not None and row.ratio.high is not None:
+            ratio = f"{row.ratio.median:.3f} ({row.ratio.low:.3f} to {row.ratio.high:.3f})"
+            if row.ratio.low <= 1 <= row.ratio.high:
+                ratio += ", no significant difference"
+        table.add_row(_text(row.name, console), *figures, f"{row.latency_ms.throughput:.1f}", ratio)
+    console.print(table)
+    found = report.environment
+    threads = f"{found.threads} thread" + ("s" if found.threads != 1 else "")
+    _line(console, f"{found.provider}, {threads}, {found.cpu}, ONNX Runtime {found.onnxruntime}", "dim")
     _notices(report, console)
 
 

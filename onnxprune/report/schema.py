@@ -221,6 +221,15 @@ class NodeRow:
 
 
 @dataclass(frozen=True)
+class ModelRow:
+    """Latency of one of the models that ``bench`` measured; ``ratio`` is against the first."""
+
+    name: str
+    latency_ms: Latency = field(default_factory=Latency)
+    ratio: LatencyRatio = field(default_factory=LatencyRatio)
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that a command found, did and measured.
 
@@ -239,6 +248,7 @@ class Report:
     groups: tuple[GroupRow, ...] = ()
     blocks: tuple[BlockRow, ...] = ()
     nodes: tuple[NodeRow, ...] = ()
+    models: tuple[ModelRow, ...] = ()
     sparsity: Sparsity = field(default_factory=Sparsity)
     quantization: Quantization = field(default_factory=Quantization)
     recovery: Recovery = field(default_factory=Recovery)

@@ -27,7 +27,9 @@ def l2(channels: Channels, seed: int) -> dict[str, Vector]:
 def batchnorm(channels: Channels, seed: int) -> dict[str, Vector]:
     """Returns the magnitude of the BatchNormalization scales of a unit; the L2 norm for groups that have none."""
     scales = {node.inputs[1].name for node in channels.graph.nodes if node.op == "BatchNormalization"}
-    stored = {name: np.abs(values.astype(np.float64)) for name, values in weight_tensors(channels.graph) if name in scales}
+    stored = {
+        name: np.abs(values.astype(np.float64)) for name, values in weight_tensors(channels.graph) if name in scales
+    }
     totals = l2(channels, seed)
     for group in channels.prunable:
         found = np.zeros(group.units)

@@ -143,5 +143,3 @@ def _length(tensor: gs.Tensor) -> int | None:
         return 1
     shape = tensor.shape
     return int(shape[0]) if shape is not None and len(shape) == 1 and isinstance(shape[0], int) else None
-
-

@@ -265,9 +265,7 @@ def build_report(
     proof = Proof()
     if evidence.proof is not None:
         found = evidence.proof
-        proof = Proof(
-            True, found.max_abs, found.relative, found.passed, (), found.limit, inputs.samples, inputs.random
-        )
+        proof = Proof(True, found.max_abs, found.relative, found.passed, (), found.limit, inputs.samples, inputs.random)
     return Report(
         command="slim",
         options=_options(recipe),
@@ -314,5 +312,3 @@ def _runs(session: Session, feeds: Mapping[str, np.ndarray]) -> bool:
     except ModelError:
         return False
     return True
-
-

@@ -1,0 +1,335 @@
+"""The command line: parses, calls the API, prints. Heavy modules are imported when a command runs."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxprune.errors import OnnxPruneError, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from onnxprune.report.schema import Report
+    from onnxprune.slim import Progress
+
+INTERRUPTED = 130
+NOT_BETTER = 1
+
+
+class Shape(click.ParamType):
+    """``NAME:1x3x224x224``."""
+
+    name = "NAME:AxBxC"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int, ...]]:
+        """Returns the name and the sizes."""
+        name, _, sizes = str(value).rpartition(":")
+        try:
+            shape = tuple(int(size) for size in sizes.split("x")) if sizes else ()
+        except ValueError:
+            shape = ()
+        if not name or not shape or min(shape) < 1:
+            self.fail(f"{value!r} is not NAME:AxBxC, such as image:1x3x224x224", param, ctx)
+        return name, shape
+
+
+class RoundTo(click.ParamType):
+    """``auto`` or a whole number."""
+
+    name = "auto|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Returns the word or the number."""
+        if value == "auto":
+            return "auto"
+        if not str(value).isdigit() or int(value) < 1:
+            self.fail(f"{value!r} is neither 'auto' nor a whole number from 1 on", param, ctx)
+        return int(value)
+
+
+def common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that every command has, sets up logging, and passes on the rest."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print the JSON report on stdout and nothing else there.")
+    @click.option(
+        "--report",
+        "reports",
+        multiple=True,
+        type=Path,
+        metavar="FILE",
+        help="Write a report; .json, .md or .html by suffix. Repeatable.",
+    )
+    @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+    @click.option("-v", "--verbose", count=True, help="Say more; twice also shows tracebacks.")
+    @click.option("--log-file", type=Path, metavar="FILE", help="Write the log there.")
+    @functools.wraps(command)
+    def wrapped(quiet: bool, verbose: int, log_file: Path | None, **options: Any) -> Any:
+        click.get_current_context().ensure_object(dict)["verbose"] = verbose
+        logs: list[logging.Handler] = [logging.StreamHandler(sys.stderr)] if verbose else []
+        if log_file is not None:
+            try:
+                logs.append(logging.FileHandler(log_file))
+            except OSError as error:
+                raise OutputError(f"the log {str(log_file)!r} cannot be written ({error.strerror})") from error
+        logging.basicConfig(level=logging.DEBUG if verbose > 1 or log_file else logging.INFO, handlers=logs or None)
+        if not logs:
+            logging.disable(logging.CRITICAL)
+        from onnxprune.report.files import check_suffix
+
+        for path in options["reports"]:
+            check_suffix(path)
+        return command(quiet=quiet, **options)
+
+    return wrapped
+
+
+def machine(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that say where to measure."""
+    for option in (
+        click.option(
+            "--ep",
+            type=click.Choice(["cpu", "cuda"]),
+            default="cpu",
+            show_default=True,
+            help="Execution provider to run on.",
+        ),
+        click.option("--threads", type=click.IntRange(1), help="Threads; the available cores by default."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything that is random."),
+    ):
+        command = option(command)
+    return command
+
+
+shapes_option = click.option(
+    "--input-shape",
+    "input_shape",
+    type=Shape(),
+    multiple=True,
+    help="Sizes of an input with free dimensions. Repeatable.",
+)
+root_option = click.option(
+    "--external-root", type=Path, metavar="DIR", help="Admit links to weight files that resolve inside DIR."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="onnxprune", message="onnxprune %(version)s")
+def cli() -> None:
+    """Make trained ONNX networks smaller and faster, on the file itself, and prove it."""
+
+
+@cli.command()
+@click.argument("model", type=Path)
+@shapes_option
+@root_option
+@common
+def inspect(
+    model: Path,
+    input_shape: Sequence[tuple[str, tuple[int, ...]]],
+    external_root: Path | None,
+    as_json: bool,
+    reports: Sequence[Path],
+    quiet: bool,
+) -> None:
+    """Say what is in MODEL, what can go, and what is frozen and why."""
+    from onnxprune.commands.inspect import inspect as run
+
+    report = run(model, input_shape=dict(input_shape), external_root=external_root)
+    deliver(report, as_json=as_json, reports=reports, quiet=quiet)
+
+
+@cli.command()
+@click.argument("model", type=Path)
+@click.option(
+    "-o", "--output", type=Path, metavar="OUT", help="Where to write; <stem>.slim.onnx beside MODEL by default."
+)
+@click.option("--channels", type=float, metavar="R", help="Remove this fraction (0 <= R < 1) of the prunable channels.")
+@click.option("--plan", type=Path, metavar="FILE", help="Apply a stored plan.")
+@click.option("--save-plan", type=Path, metavar="FILE", help="Write the plan as JSON, replayable with --plan.")
+@click.option("--score", metavar="NAME", help="random, l1, l2 (default) or batchnorm.")
+@click.option("--allocation", metavar="NAME", help="uniform (default) or global.")
+@click.option(
+    "--round-to",
+    type=RoundTo(),
+    default="auto",
+    show_default=True,
+    help="Keep channel counts at multiples of N; auto: what the target likes.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(["ort-cpu", "ort-cuda", "tensorrt", "generic"]),
+    default="ort-cpu",
+    show_default=True,
+    help="What the result is made for.",
+)
+@click.option(
+    "--include", multiple=True, metavar="P", help="Only groups matching P: glob, re:... or op:Conv. Repeatable."
+)
+@click.option("--exclude", multiple=True, metavar="P", help="No groups matching P. Repeatable.")
+@click.option("--data", type=Path, metavar="SRC", help="Samples: .npz, .npy or a folder of .npz.")
+@click.option(
+    "--eval",
+    "evaluation",
+    type=Path,
+    metavar="SRC",
+    help="Samples for the verdict; the held-out last fifth of --data by default.",
+)
+@click.option("--metric", metavar="NAME", help="top1, top5, agreement, cosine or mse.")
+@click.option(
+    "--samples", type=click.IntRange(1), default=1024, show_default=True, help="Largest number of samples used."
+)
+@click.option("--no-latency", is_flag=True, help="Skip timing.")
+@click.option("--dry-run", is_flag=True, help="Plan and count; write nothing.")
+@click.option("--force", is_flag=True, help="Replace existing files.")
+@shapes_option
+@root_option
+@machine
+@common
+def slim(
+    model: Path,
+    output: Path | None,
+    save_plan: Path | None,
+    evaluation: Path | None,
+    force: bool,
+    input_shape: Sequence[tuple[str, tuple[int, ...]]],
+    as_json: bool,
+    reports: Sequence[Path],
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Remove channels of MODEL, prove the result, measure it, and write it."""
+    from onnxprune.commands.files import check_outputs, write_text
+    from onnxprune.slim import slim as run
+
+    target = output or model.with_name(f"{model.stem}.slim.onnx")
+    written = [*([] if options["dry_run"] else [target]), *([save_plan] if save_plan else [])]
+    check_outputs(written, reports, model, force=force)
+    with bar(quiet=quiet) as progress:
+        result = run(model, eval=evaluation, input_shape=dict(input_shape), progress=progress, **options)
+    report = result.report
+    if not options["dry_run"]:
+        report = result.write(target, overwrite=force)
+    if save_plan is not None:
+        write_text(save_plan, result.plan.to_json())
+    deliver(report, as_json=as_json, reports=reports, quiet=quiet)
+    if not result.better:
+        raise SystemExit(NOT_BETTER)
+
+
+@cli.command()
+@click.argument("base", type=Path)
+@click.argument("candidate", type=Path)
+@click.option("--data", type=Path, metavar="SRC", required=True, help="Samples: .npz, .npy or a folder of .npz.")
+@click.option("--metric", metavar="NAME", help="top1, top5, agreement, cosine or mse.")
+@click.option("--samples", type=click.IntRange(1), help="Largest number of samples used; all by default.")
+@click.option("--no-latency", is_flag=True, help="Skip timing.")
+@machine
+@common
+def compare(base: Path, candidate: Path, as_json: bool, reports: Sequence[Path], quiet: bool, **options: Any) -> None:
+    """Hold CANDIDATE against BASE: accuracy, likeness of the outputs, latency."""
+    from onnxprune.commands.compare import compare as run
+
+    with bar(quiet=quiet) as progress:
+        report = run(base, candidate, progress=progress, **options)
+    deliver(report, as_json=as_json, reports=reports, quiet=quiet)
+
+
+@cli.command()
+@click.argument("models", nargs=-1, required=True, type=Path)
+@click.option("--data", type=Path, metavar="SRC", help="Samples to run on; seeded random inputs by default.")
+@click.option("--seconds", type=float, default=3.0, show_default=True, help="Time to measure each model for.")
+@shapes_option
+@machine
+@common
+def bench(
+    models: Sequence[Path],
+    input_shape: Sequence[tuple[str, tuple[int, ...]]],
+    as_json: bool,
+    reports: Sequence[Path],
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Measure the latency of MODELS, taking turns; the first is the baseline."""
+    from onnxprune.commands.bench import bench as run
+
+    with bar(quiet=quiet) as progress:
+        report = run(models, input_shape=dict(input_shape), progress=progress, **options)
+    deliver(report, as_json=as_json, reports=reports, quiet=quiet)
+
+
+def deliver(report: Report, *, as_json: bool, reports: Sequence[Path], quiet: bool) -> None:
+    """Prints a report and writes the files that were asked for."""
+    for path in reports:
+        report.save(path)
+    if as_json:
+        click.echo(report.to_json(), nl=False)
+    elif not quiet:
+        from rich.console import Console
+
+        from onnxprune.report.console import render
+
+        render(report, Console(width=None if sys.stdout.isatty() else 120))
+
+
+@contextmanager
+def bar(*, quiet: bool) -> Iterator[Progress | None]:
+    """Yields a progress callback that draws on the terminal; nothing where there is none."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
+    with Bars(console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, fraction: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=1.0)
+            bars.update(tasks[stage], completed=fraction)
+
+        yield show
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command and exits with its code: see the errors for which."""
+    context: dict[str, Any] = {}
+    try:
+        code = cli.main(arguments, standalone_mode=False, obj=context)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = UsageError.exit_code
+    except OnnxPruneError as error:
+        code = fail(str(error), error.exit_code, context)
+    except (KeyboardInterrupt, click.Abort):
+        code = fail("interrupted: nothing was written", INTERRUPTED, context)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        code = 0
+    except MemoryError:
+        code = fail("there is not enough memory: close other programs or take a smaller model", 3, context)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail(message: str, code: int, context: dict[str, Any]) -> int:
+    """Prints one sentence on stderr, and the traceback where ``-vv`` asks for it."""
+    if context.get("verbose", 0) > 1:
+        traceback.print_exc()
+    click.echo(f"onnxprune: {message}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

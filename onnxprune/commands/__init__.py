@@ -1,0 +1,1 @@
+"""What each command does, as a function: everything the command line can, Python can."""

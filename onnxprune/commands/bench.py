@@ -1,0 +1,95 @@
+"""Latency of one or more models, interleaved."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from onnxprune.data.random import find_running_sizes, random_feeds
+from onnxprune.data.samples import load_samples
+from onnxprune.errors import UsageError
+from onnxprune.model.io import load, to_proto
+from onnxprune.report.build import describe_side, environment_of
+from onnxprune.report.schema import Latency, LatencyRatio, ModelRow, Ratios, Report
+from onnxprune.runtime.latency import LatencyOptions, measure
+from onnxprune.runtime.session import SessionOptions, open_session
+from onnxprune.slim import Progress
+
+
+def bench(
+    models: Sequence[object],
+    *,
+    data: Any = None,
+    input_shape: Mapping[str, Sequence[int]] | None = None,
+    ep: str = "cpu",
+    threads: int | None = None,
+    seconds: float = 3.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Returns the latency of models that take turns in one process; the first is the baseline of the ratios.
+
+    Args:
+        models: Paths, ``ModelProto`` or graphs.
+        data: Samples to run on; seeded random inputs by default.
+        input_shape: Concrete shapes of inputs with free dimensions.
+        ep: Execution provider.
+        threads: Threads; the available cores by default.
+        seconds: Time to measure each model for.
+        seed: Seed of random inputs and of the confidence interval.
+        progress: Called with the stage and the fraction of it that is done.
+
+    Raises:
+        UsageError: there is no model, or an option is out of range.
+        ModelError: a model is invalid or does not run.
+    """
+    if not models:
+        raise UsageError("bench needs at least one model: give the path of an .onnx file")
+    if not seconds > 0:
+        raise UsageError(f"--seconds is {seconds}: give a number above 0")
+    start = time.perf_counter()
+    options = SessionOptions(ep, threads)
+    overrides = {name: tuple(int(size) for size in shape) for name, shape in (input_shape or {}).items()}
+    names, sessions, feeds, protos = [], {}, {}, []
+    for number, model in enumerate(models):
+        proto = to_proto(load(model))  # type: ignore[arg-type]
+        path = str(model) if isinstance(model, str | os.PathLike) else f"model {number + 1}"
+        name = path if path not in sessions else f"{path} ({number + 1})"
+        sessions[name] = open_session(proto, options)
+        if data is not None:
+            feeds[name] = next(load_samples(data, sessions[name].inputs, limit=1024).batches(1))
+        else:
+            shapes = find_running_sizes(proto, overrides, options).shapes
+            feeds[name] = random_feeds(proto, shapes, seed)
+        names.append(name)
+        protos.append(proto)
+    timed = measure(sessions, feeds, LatencyOptions(seconds=seconds, seed=seed), progress)
+    rows = []
+    for name in names:
+        ratio = timed.ratios.get(name)
+        rows.append(
+            ModelRow(
+                name,
+                Latency(**timed.latencies[name].to_dict()),
+                LatencyRatio(ratio.median, ratio.low, ratio.high) if ratio is not None else LatencyRatio(),
+            )
+        )
+    paths = [Path(model) if isinstance(model, str | os.PathLike) else None for model in models]
+    sides = [describe_side(protos[i], None, paths[i], rows[i].latency_ms) for i in range(min(2, len(rows)))]
+    after = sides[1] if len(sides) > 1 else None
+    note = () if data is not None else (f"no data was given: measured on random inputs of seed {seed}",)
+    return Report(
+        command="bench",
+        options={"ep": ep, "threads": threads, "seconds": seconds},
+        environment=environment_of(sessions[names[0]], seed, options),
+        before=sides[0],
+        after=after,
+        ratios=Ratios.between(sides[0], after, rows[1].ratio if len(rows) > 1 else None),
+        models=tuple(rows),
+        warnings=note,
+        seconds={"total": time.perf_counter() - start},
+        latency_samples={
+            label: list(timed.latencies[name].samples_ms) for label, name in zip(("before", "after"), names)
+        },
+    )

@@ -1,0 +1,100 @@
+"""Two models side by side on samples: accuracy or likeness, and latency."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.commands.slim import Evidence, Inputs, Stopwatch, measure_models
+from onnxprune.data.samples import load_samples
+from onnxprune.errors import UsageError
+from onnxprune.model.cost import cost
+from onnxprune.model.io import load, to_proto
+from onnxprune.report.build import describe_side, environment_of, node_rows
+from onnxprune.report.schema import Ratios, Report
+from onnxprune.runtime.session import SessionOptions, open_session
+from onnxprune.slim import Progress, Recipe
+
+
+def compare(
+    base: object,
+    candidate: object,
+    data: Any,
+    *,
+    metric: str | None = None,
+    samples: int | None = None,
+    ep: str = "cpu",
+    threads: int | None = None,
+    no_latency: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Returns a report with metrics, fidelity and interleaved latency of two models on the same samples.
+
+    Args:
+        base: The original: a path, a ``ModelProto`` or a graph.
+        candidate: The model that is held against it.
+        data: Samples, with labels for accuracy.
+        metric: ``top1``, ``top5``, ``agreement``, ``cosine`` or ``mse``; by default what the samples allow.
+        samples: Largest number of samples; all by default.
+        ep: Execution provider.
+        threads: Threads; the available cores by default.
+        no_latency: Skip timing.
+        seed: Seed of the confidence interval.
+        progress: Called with the stage and the fraction of it that is done.
+
+    Raises:
+        ModelError: a model is invalid, or their outputs differ in name.
+        CalibrationError: the samples do not fit.
+    """
+    if data is None:
+        raise UsageError("compare needs samples: give --data SRC")
+    watch = Stopwatch(progress)
+    start = time.perf_counter()
+    graphs = [load(model) for model in (base, candidate)]  # type: ignore[arg-type]
+    protos = [to_proto(graph) for graph in graphs]
+    options = SessionOptions(ep, threads)
+    first = open_session(protos[0], options)
+    loaded = load_samples(data, first.inputs, limit=samples or 10**9)
+    one = next(loaded.batches(1))
+    inputs = Inputs({}, (), one, loaded, loaded.count, False, ())
+    evidence = Evidence()
+    recipe = Recipe(metric=metric, ep=ep, threads=threads, no_latency=no_latency, seed=seed)
+    with watch.stage("measure"):
+        measure_models(evidence, (protos[0], protos[1]), first, inputs, recipe, watch)
+    sizes = {name: tuple(int(size) for size in array.shape) for name, array in one.items()}
+    costs = cost(graphs[0], sizes), cost(graphs[1], sizes)
+    latencies = evidence.latencies or (None, None)
+    paths = [Path(model) if isinstance(model, str | os.PathLike) else None for model in (base, candidate)]
+    sides = [describe_side(protos[i], costs[i], paths[i], latencies[i], evidence.metrics[i]) for i in range(2)]
+    watch.seconds["total"] = time.perf_counter() - start
+    return Report(
+        command="compare",
+        options={"metric": metric, "samples": loaded.count, "ep": ep, "threads": threads, "no_latency": no_latency},
+        environment=environment_of(first, seed, options),
+        before=sides[0],
+        after=sides[1],
+        ratios=Ratios.between(sides[0], sides[1], evidence.ratio),
+        fidelity=evidence.fidelity,
+        nodes=node_rows(costs, evidence.per_node),
+        seconds=watch.seconds,
+        latency_samples=evidence.times,
+    )
+
+
+def validate(graph: gs.Graph, candidate: gs.Graph, data: Any, labels: np.ndarray | None = None) -> Report:
+    """Returns the report of :func:`compare` for two graphs, without latency.
+
+    Raises:
+        CalibrationError: the samples or labels do not fit.
+    """
+    source = data
+    if labels is not None:
+        base = open_session(to_proto(load(graph)))
+        loaded = load_samples(data, base.inputs, limit=10**9)
+        arrays = {**loaded.arrays, **loaded.constants, "labels": np.asarray(labels)}
+        source = load_samples(arrays, base.inputs, limit=10**9)
+    return compare(graph, candidate, source, no_latency=True)

@@ -1,0 +1,57 @@
+"""What is in a model, what can go, and what is frozen and why; needs no runtime that can run the model."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from onnxprune.channels.groups import analyze
+from onnxprune.data.random import choose_shapes
+from onnxprune.errors import ModelError
+from onnxprune.model.cost import cost
+from onnxprune.model.io import load, to_proto
+from onnxprune.plan.plan import why_nothing
+from onnxprune.report.build import describe_side, environment_of, group_rows, node_rows
+from onnxprune.report.schema import Report
+from onnxprune.runtime.session import SessionOptions
+
+
+def inspect(
+    model: object,
+    *,
+    input_shape: Mapping[str, Sequence[int]] | None = None,
+    external_root: str | os.PathLike[str] | None = None,
+) -> Report:
+    """Returns a report with the cost of a model, its channel groups, and why the frozen ones are.
+
+    Args:
+        model: A path, a ``ModelProto`` or a graphsurgeon graph.
+        input_shape: Concrete shapes of inputs with free dimensions.
+        external_root: Folder into which links to weight files may lead.
+
+    Raises:
+        ModelError: the model is invalid.
+        UsageError: ``input_shape`` does not fit it.
+    """
+    start = time.perf_counter()
+    graph = load(model, external_root=external_root)  # type: ignore[arg-type]
+    proto = to_proto(graph)
+    overrides = {name: tuple(int(size) for size in shape) for name, shape in (input_shape or {}).items()}
+    try:
+        sizes = choose_shapes(proto, overrides) if overrides else None
+    except ModelError:
+        sizes = None
+    channels = analyze(graph, sizes)
+    analyzed = time.perf_counter()
+    total = cost(graph, shapes=channels.shapes)
+    path = Path(model) if isinstance(model, str | os.PathLike) else None
+    return Report(
+        command="inspect",
+        options={"input_shape": {name: list(shape) for name, shape in overrides.items()}},
+        environment=environment_of(None, 0, SessionOptions()),
+        before=describe_side(proto, total, path),
+        groups=group_rows(channels, {}),
+        nodes=node_rows((total, total), ({}, {})),
+        warnings=() if channels.prunable else (why_nothing(channels),),
+        seconds={"analyze": analyzed - start, "total": time.perf_counter() - start},
+    )

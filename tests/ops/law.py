@@ -1,0 +1,117 @@
+"""The slicing law: a sliced node on sliced inputs computes a slice of what the node computes on silenced inputs."""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from hypothesis import strategies as st
+from onnx.reference import ReferenceEvaluator
+from onnx_text import model, random_feeds
+
+from onnxprune.channels.groups import Channels, analyze
+from onnxprune.model.io import to_proto
+from onnxprune.runtime.session import SessionOptions, open_session
+from onnxprune.surgery.gates import silence
+from onnxprune.surgery.slice import Gone, Removals, slice_channels, take
+
+LIMIT = {"double": 1e-9, "float": 1e-5, "runtime": 1e-5}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One variant of an operator.
+
+    ``free`` says what must be prunable and into how many units: ``x1:6`` is axis 1 of x in 6 units, ``~x1:6`` the same
+    outside the law, because a statistic runs over it. Everything else must be frozen. ``run`` is ``double`` (reference
+    evaluator, 1e-9), ``float`` (reference evaluator, 1e-5) or ``runtime`` (ONNX Runtime, 1e-5).
+    """
+
+    name: str
+    tensors: str
+    text: str
+    free: str
+    opset: int = 17
+    run: str = "double"
+
+    def proto(self) -> onnx.ModelProto:
+        return model(self.tensors, self.text, self.opset, np.float64 if self.run == "double" else np.float32)
+
+    @property
+    def operators(self) -> set[str]:
+        return set(re.findall(r"(\w+)\s*(?:<[^>]*>)?\s*\(", self.text))
+
+
+def analyzed(case: Case, *, inexact: bool = False) -> Channels:
+    """Returns what the operators alone say; ``inexact`` frees what is frozen for exactness only."""
+    channels = analyze(case.proto(), boundary=False)
+    if not inexact:
+        return channels
+    groups = tuple(group if group.exact else dataclasses.replace(group, frozen=None) for group in channels.groups)
+    return dataclasses.replace(channels, groups=groups)
+
+
+def expected_groups(case: Case) -> list[tuple[bool, str, int, int]]:
+    """Returns (exact, tensor, dimension, units) of everything that the case says is free."""
+    found = re.findall(r"(~?)([a-z]\w*?)(\d+):(\d+)", case.free)
+    return [(not tilde, name, int(dim), int(units)) for tilde, name, dim, units in found]
+
+
+def some_removals(channels: Channels) -> st.SearchStrategy[dict[str, list[int]]]:
+    """Draws units to remove, never all of a group."""
+    return st.fixed_dictionaries(
+        {
+            group.name: st.lists(st.integers(0, group.units - 1), max_size=group.units - 1, unique=True)
+            for group in channels.prunable
+        }
+    )
+
+
+def seeded_removals(channels: Channels, seed: int) -> dict[str, list[int]]:
+    """Removes at least one unit of every group."""
+    rng = np.random.default_rng(seed)
+    chosen = {}
+    for group in channels.prunable:
+        count = int(rng.integers(1, group.units))
+        chosen[group.name] = sorted(rng.choice(group.units, count, replace=False).tolist())
+    return chosen
+
+
+def violation(case: Case, channels: Channels, removals: Removals, seed: int = 0) -> float:
+    """Returns the largest difference between the two sides of the law, relative to the largest magnitude."""
+    gone = Gone(channels, removals)
+    sizes = {name: gone.shape(name, shape) for name, shape in channels.sizes.items()}
+    sliced = slice_channels(dataclasses.replace(channels, sizes=sizes), removals)
+    for tensor in sliced.inputs:
+        tensor.shape = list(sizes[tensor.name])
+    for tensor in sliced.outputs:
+        tensor.shape = list(gone.shape(tensor.name, channels.shapes.shapes[tensor.name]))
+    feeds = random_feeds(case.proto(), np.random.default_rng(seed))
+    expected = _run(to_proto(silence(channels, removals)), feeds, case.run)
+    found = _run(to_proto(sliced), {name: take(x, gone.by_tensor.get(name, {})) for name, x in feeds.items()}, case.run)
+    return max(
+        difference(take(values, gone.by_tensor.get(name, {})), found[name]) for name, values in expected.items()
+    )
+
+
+def difference(expected: np.ndarray, found: np.ndarray) -> float:
+    """Returns the largest difference relative to the largest magnitude; infinite where shapes differ."""
+    if expected.shape != found.shape or expected.dtype != found.dtype:
+        return float("inf")
+    left, right = expected.astype(np.float64), found.astype(np.float64)
+    same = (left == right) | (np.isnan(left) & np.isnan(right))
+    with np.errstate(invalid="ignore"):
+        apart = np.where(same, 0.0, np.abs(left - right))
+    if not apart.size or not apart.any():
+        return 0.0
+    finite = np.abs(left[np.isfinite(left)])
+    return float(np.nan_to_num(apart, nan=np.inf).max() / max(float(finite.max(initial=0)), 1e-12))
+
+
+def _run(proto: onnx.ModelProto, feeds: dict[str, np.ndarray], how: str) -> dict[str, np.ndarray]:
+    if how == "runtime":
+        return open_session(proto, SessionOptions(threads=1, optimize=False)).run(feeds)
+    with np.errstate(all="ignore"):
+        values = ReferenceEvaluator(proto).run(None, feeds)
+    return {output.name: np.asarray(value) for output, value in zip(proto.graph.output, values, strict=True)}
