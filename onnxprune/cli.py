@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.errors import OnnxPruneError, OutputError, UsageError
+from onnxprune.errors import ModelError, OnnxPruneError, OutputError, SurgeryError, UsageError
 
 if TYPE_CHECKING:
     from onnxprune.report.schema import Report
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 NOT_BETTER = 1
+UNEXPECTED = SurgeryError.exit_code
+"""What no rule foresaw is our bug, as a failed proof is."""
 
 
 class Shape(click.ParamType):
@@ -74,7 +77,14 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--log-file", type=Path, metavar="FILE", help="Write the log there.")
     @functools.wraps(command)
     def wrapped(quiet: bool, verbose: int, log_file: Path | None, **options: Any) -> Any:
+        from onnxprune.commands.files import check_outputs
+        from onnxprune.report.files import check_suffix
+
         click.get_current_context().ensure_object(dict)["verbose"] = verbose
+        for path in options["reports"]:
+            check_suffix(path)
+        texts = [*options["reports"], *([log_file] if log_file else [])]
+        check_outputs((), texts, inputs_among(options), force=True)
         logs: list[logging.Handler] = [logging.StreamHandler(sys.stderr)] if verbose else []
         if log_file is not None:
             try:
@@ -84,13 +94,15 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
         logging.basicConfig(level=logging.DEBUG if verbose > 1 or log_file else logging.INFO, handlers=logs or None)
         if not logs:
             logging.disable(logging.CRITICAL)
-        from onnxprune.report.files import check_suffix
-
-        for path in options["reports"]:
-            check_suffix(path)
         return command(quiet=quiet, **options)
 
     return wrapped
+
+
+def inputs_among(options: Mapping[str, Any]) -> list[Path]:
+    """Returns the files that a command reads: the models first."""
+    names = ("model", "base", "candidate", "plan", "data", "evaluation")
+    return [*options.get("models", ()), *(options[name] for name in names if options.get(name) is not None)]
 
 
 def machine(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -208,17 +220,18 @@ def slim(
     **options: Any,
 ) -> None:
     """Remove channels of MODEL, prove the result, measure it, and write it."""
-    from onnxprune.commands.files import check_outputs, write_text
+    from onnxprune.commands.files import check_outputs, default_output, write_text
     from onnxprune.slim import slim as run
 
-    target = output or model.with_name(f"{model.stem}.slim.onnx")
+    target = output or default_output(model)
     written = [*([] if options["dry_run"] else [target]), *([save_plan] if save_plan else [])]
-    check_outputs(written, reports, model, force=force)
+    check_outputs(written, reports, inputs_among({"model": model, "evaluation": evaluation, **options}), force=force)
     with bar(quiet=quiet) as progress:
         result = run(model, eval=evaluation, input_shape=dict(input_shape), progress=progress, **options)
     report = result.report
     if not options["dry_run"]:
         report = result.write(target, overwrite=force)
+        click.get_current_context().obj["written"] = True
     if save_plan is not None:
         write_text(save_plan, result.plan.to_json())
     deliver(report, as_json=as_json, reports=reports, quiet=quiet)
@@ -271,17 +284,21 @@ def deliver(report: Report, *, as_json: bool, reports: Sequence[Path], quiet: bo
     """Prints a report and writes the files that were asked for."""
     for path in reports:
         report.save(path)
-    if as_json:
-        click.echo(report.to_json(), nl=False)
-    elif not quiet:
-        from rich.console import Console
+    try:
+        if as_json:
+            click.echo(report.to_json(), nl=False)
+        elif not quiet:
+            from rich.console import Console
 
-        from onnxprune.report.console import render
+            from onnxprune.report.console import render
 
-        render(report, Console(width=None if sys.stdout.isatty() else 120))
+            render(report, Console(width=None if sys.stdout.isatty() else 120))
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # rich ends the process where the reader of a pipe is gone
+        silence_stdout()
 
 
-@contextmanager
+@contextlib.contextmanager
 def bar(*, quiet: bool) -> Iterator[Progress | None]:
     """Yields a progress callback that draws on the terminal; nothing where there is none."""
     if quiet or not sys.stderr.isatty():
@@ -301,34 +318,62 @@ def bar(*, quiet: bool) -> Iterator[Progress | None]:
         yield show
 
 
+def silence_stdout() -> None:
+    """Leads stdout, which nobody reads or which is full, to nowhere, so that Python can flush it at the end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits with its code: see the errors for which."""
     context: dict[str, Any] = {}
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(arguments, standalone_mode=False, obj=context)
     except click.exceptions.Exit as stop:
         code = stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = UsageError.exit_code
-    except OnnxPruneError as error:
-        code = fail(str(error), error.exit_code, context)
-    except (KeyboardInterrupt, click.Abort):
-        code = fail("interrupted: nothing was written", INTERRUPTED, context)
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        code = 0
-    except MemoryError:
-        code = fail("there is not enough memory: close other programs or take a smaller model", 3, context)
+    except BaseException as error:
+        if isinstance(error, SystemExit):
+            raise
+        if context.get("verbose", 0) > 1:
+            traceback.print_exc()
+        code = explain(error, context)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def fail(message: str, code: int, context: dict[str, Any]) -> int:
-    """Prints one sentence on stderr, and the traceback where ``-vv`` asks for it."""
-    if context.get("verbose", 0) > 1:
-        traceback.print_exc()
-    click.echo(f"onnxprune: {message}", err=True)
+def explain(error: BaseException, context: Mapping[str, Any]) -> int:
+    """Prints one sentence about what went wrong on stderr, and returns the exit code."""
+    code, words = UNEXPECTED, f"{type(error).__name__} {error}".strip()
+    message = f"this is a bug in onnxprune ({words}): please report it with the output of -vv"
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return UsageError.exit_code
+    if isinstance(error, click.ClickException):
+        code, message = UsageError.exit_code, usage(error)
+    elif isinstance(error, OnnxPruneError):
+        code, message = error.exit_code, str(error)
+    elif isinstance(error, KeyboardInterrupt | click.Abort):
+        rest = "the model was already written, whole" if context.get("written") else "nothing was written"
+        code, message = INTERRUPTED, f"interrupted: {rest}"
+    elif isinstance(error, MemoryError):
+        message = "there is not enough memory: close other programs or take a smaller model"
+        code = ModelError.exit_code
+    elif isinstance(error, OSError):
+        silence_stdout()
+        message = f"the output cannot be written ({words}): free some space or give another place"
+        code = OutputError.exit_code
+    shown = "".join(letter if letter.isprintable() else " " for letter in message)
+    click.echo(f"onnxprune: {shown}", err=True)
     return code
+
+
+def usage(error: click.ClickException) -> str:
+    """Returns the words of click as one sentence with the way out."""
+    words = error.format_message().strip().rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{words[:1].lower()}{words[1:]}: see '{context.command_path if context else 'onnxprune'} --help'"
 
 
 if __name__ == "__main__":

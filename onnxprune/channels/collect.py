@@ -109,12 +109,15 @@ def _collect_node(found: Statements, node: gs.Node, shapes: Shapes, version: int
         for name in captured(body):
             found.freeze_tensor(name, f"is used inside the body of {node_name(node)!r} ({node.op})")
     rule = operator(node.op, node.domain).channels
-    unknown = next((t.name for t in tensors if t.name not in shapes.shapes and (t.outputs or t in node.inputs)), None)
+    unread = {t.name for t in node.outputs[1:] if not t.outputs}
+    unknown = next((t.name for t in tensors if t.name not in shapes.shapes and t.name not in unread), None)
     view = shapes.view(node, version)
     if rule is None:
         reason = f"no channel rule for {node.op} ({node_name(node)!r})"
-    elif unknown is not None or not view.outputs or view.outputs[0] is None:
+    elif unknown is not None:
         reason = f"the shape of {unknown!r} is unknown"
+    elif not view.outputs or view.outputs[0] is None:
+        reason = f"{node_name(node)!r} ({node.op}) has no first output"
     else:
         mentioned = _record(found, node, view, rule(view))
         reason = f"the channel rule for {node.op} says nothing about this axis of {node_name(node)!r}"

@@ -19,6 +19,11 @@ from onnxprune.channels.facts import Axis, Index
 from onnxprune.model.io import load
 from onnxprune.model.shapes import Shape, Shapes, infer_shapes, node_name
 from onnxprune.model.untie import untie
+from onnxprune.ops import operator
+
+
+INTEGERS = {2, 3, 4, 5, 6, 7, 8, 9, 12, 13}
+"""ONNX element types that hold no weights: integers, strings and truth values."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,12 +104,21 @@ def analyze(model: object, sizes: dict[str, Shape] | None = None, *, boundary: b
 
 
 def _stored(graph: gs.Graph, shapes: Shapes) -> set[str]:
-    """Names of the floating-point tensors kept in the file: weights."""
-    names = {tensor.name for node in graph.nodes for tensor in node.inputs if isinstance(tensor, gs.Constant)}
-    names.update(node.outputs[0].name for node in graph.nodes if node.op == "Constant")
-    integers = {2, 3, 4, 5, 6, 7, 8, 9, 12, 13}
-    quantized = {tensor.name for node in graph.nodes if node.op == "DequantizeLinear" for tensor in node.inputs[:1]}
-    return {n for n in names if n in shapes.shapes and (shapes.types.get(n) not in integers or n in quantized)}
+    """Names of the tensors kept in the file that hold weights: floating-point numbers, or quantized ones."""
+    names: set[str] = set()
+    quantized: set[str] = set()
+    for node in graph.nodes:
+        operands = operator(node.op, node.domain).operands
+        for slot, tensor in enumerate(node.inputs):
+            if slot not in operands and (isinstance(tensor, gs.Constant) or _is_constant_node(tensor)):
+                names.add(tensor.name)
+        if node.op == "DequantizeLinear":
+            quantized.add(node.inputs[0].name)
+    return {n for n in names if n in shapes.shapes and (shapes.types.get(n) not in INTEGERS or n in quantized)}
+
+
+def _is_constant_node(tensor: gs.Tensor) -> bool:
+    return bool(tensor.inputs) and tensor.inputs[0].op == "Constant"
 
 
 def _producers(graph: gs.Graph) -> dict[str, str]:

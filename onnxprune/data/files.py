@@ -37,12 +37,12 @@ def read_source(source: object) -> tuple[str, Iterator[Chunk]]:
 
 
 def _read_path(path: Path) -> tuple[str, Iterator[Chunk]]:
-    if path.is_dir():
+    if os.path.isdir(path):
         files = sorted(path.glob("*.npz"))
         if not files:
             raise CalibrationError(f"{path}: the directory has no .npz file: write samples there with numpy.savez")
         return str(path), (_read_npz(file) for file in files)
-    if not path.exists():
+    if not os.path.exists(path):
         raise CalibrationError(f"{path}: there is no such file: check the path of the samples")
     if path.suffix == ".npz":
         return str(path), (_read_npz(file) for file in [path])

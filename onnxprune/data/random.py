@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 
 _CANDIDATES: dict[str, tuple[int, ...]] = {
     "spatial": (64, 224, 320, 640, 128, 256, 32, 512, 299, 1024),
-    "sequence": (16, 64, 128, 1024, 16000, 512, 256, 32, 8, 4, 1, 3000),
+    "sequence": (16, 64, 128, 1024, 16000, 512, 576, 256, 480, 32, 8, 4, 1, 3000),
     "channel": (3, 1, 4),
 }
 _LONGEST_TOKENS = 1024  # attention over longer token sequences would ask for more memory than a trial is worth
@@ -158,8 +158,8 @@ def _size_candidates(model: onnx.ModelProto, overrides: Mapping[str, Shape] | No
             raise ModelError(
                 f"input {item.name!r} has no shape in the model: give --input-shape {item.name}:1x3x224x224"
             )
-    roles = {name: role for name, role in _roles(inputs).items() if name not in sized}
-    return _combinations(inputs, given, sized, roles, batch)
+    readings = [{name: role for name, role in roles.items() if name not in sized} for roles in _readings(inputs)]
+    return (sizes for roles in readings for sizes in _combinations(inputs, given, sized, roles, batch))
 
 
 def _combinations(
@@ -190,16 +190,32 @@ def _term(part: str, known: Mapping[str, int]) -> int:
     return int(part) if part.isdigit() else known[part]
 
 
+def _readings(inputs: list[_Input]) -> list[dict[str, str]]:
+    """Returns what each free dimension may mean, the likeliest reading first."""
+    roles = _roles(inputs)
+    doubtful = {name for name in _state_axes(inputs) if roles.get(name) == "batch"}
+    return [roles, roles | dict.fromkeys(doubtful, "sequence")] if doubtful else [roles]
+
+
+def _state_axes(inputs: list[_Input]) -> set[str]:
+    """Returns the free second axes behind a fixed first one: the batch of a recurrent state (layers, batch, width)."""
+    counted = any(item.dims and isinstance(item.dims[0], str) for item in inputs)
+    found = [item.dims[1] for item in inputs if len(item.dims) == 3 and isinstance(item.dims[0], int)]
+    return {name for name in found if isinstance(name, str)} if counted else set()
+
+
 def _roles(inputs: list[_Input]) -> dict[str, str]:
     """Returns what each free dimension means; where a name occurs at several places, batch wins over the rest."""
     roles: dict[str, str] = {}
+    states = _state_axes(inputs)
     leading = {item.dims[0] for item in inputs if len(item.dims) >= 2}
     for item in inputs:
         for axis, dim in enumerate(item.dims):
             for name in _terms(dim) if isinstance(dim, str) else []:
                 if name.isdigit():
                     continue
-                role = _role(item, axis, name, name in leading)
+                role = "batch" if name in states and not _is_sequence(item, name) else None
+                role = role or _role(item, axis, name, name in leading)
                 if role == "batch" or name not in roles:
                     roles[name] = role
     return roles
@@ -207,10 +223,10 @@ def _roles(inputs: list[_Input]) -> dict[str, str]:
 
 def _role(item: _Input, axis: int, name: str, leading: bool) -> str:
     rank = len(item.dims)
-    named = not name.startswith(f"{item.name}[")
+    named = _is_named(item, name)
     if named and _BATCH_NAME.match(name):
         return "batch"
-    if named and _SEQUENCE_NAME.match(name):
+    if _is_sequence(item, name):
         return "sequence"
     if axis == 0 and (rank >= 2 or leading or not named):
         return "batch"
@@ -218,6 +234,14 @@ def _role(item: _Input, axis: int, name: str, leading: bool) -> str:
         return "sequence"
     channel_axis = rank - 1 if item.dims[-1] in (1, 3, 4) and not isinstance(item.dims[1], int) else 1
     return "channel" if axis == channel_axis else "spatial"
+
+
+def _is_named(item: _Input, name: str) -> bool:
+    return not name.startswith(f"{item.name}[")
+
+
+def _is_sequence(item: _Input, name: str) -> bool:
+    return _is_named(item, name) and _SEQUENCE_NAME.match(name) is not None
 
 
 def _checked_overrides(inputs: list[_Input], overrides: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -269,8 +293,8 @@ def _batched(inputs: list[_Input], shapes: Mapping[str, Shape]) -> tuple[set[str
     roles = _roles(inputs)
     free = {item.name: str(item.dims[0]) for item in inputs if item.dims and roles.get(str(item.dims[0])) == "batch"}
     if free:
-        elsewhere = {dim for item in inputs for dim in item.dims[1:]}
-        bound = [shapes[name][0] for name, dim in free.items() if dim in elsewhere]
+        elsewhere = any(roles.get(str(dim)) == "batch" for item in inputs for dim in item.dims[1:])
+        bound = [shapes[name][0] for name in free] if elsewhere else []
         return set(free), bound[0] if bound else None
     fixed = {item.name: item.dims[0] for item in inputs if item.dims and isinstance(item.dims[0], int)}
     if not fixed:

@@ -229,11 +229,19 @@ def old_weights(path: Path) -> list[Path]:
     """Return the weights files that the model at ``path`` refers to and that bear a name we gave for it."""
     pattern = re.compile(re.escape(path.stem) + r"\.[0-9a-f]{16}\.data")
     beside = [item for item in path.parent.glob("*.data") if pattern.fullmatch(item.name)]
-    if not beside or path.stat().st_size >= INLINE_LIMIT:
+    if not beside:
         return []
+    used = {item.name for item in weights_files(path)}
+    return [item for item in beside if item.name in used]
+
+
+def weights_files(path: Path) -> list[Path]:
+    """Return the files that the model at ``path`` says its weights are in; none where it cannot be read."""
     try:
+        if not path.is_file() or path.stat().st_size >= INLINE_LIMIT:
+            return []
         model = onnx.ModelProto.FromString(path.read_bytes())
     except (OSError, ValueError, DecodeError):
         return []
-    used = {entry.value for tensor in all_tensors([model]) for entry in tensor.external_data if entry.key == "location"}
-    return [item for item in beside if item.name in used]
+    entries = (entry for tensor in all_tensors([model]) for entry in tensor.external_data)
+    return [path.parent / name for name in sorted({entry.value for entry in entries if entry.key == "location"})]

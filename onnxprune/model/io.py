@@ -134,12 +134,9 @@ def _read_model(path: Path) -> onnx.ModelProto:
 
 
 def _read_file(path: Path) -> bytes:
-    if path.is_dir():
-        raise ModelError(f"'{path}' is a folder: give the path of an .onnx file in it")
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            message = f"'{path}' is larger than 2 GiB, which protobuf cannot read"
-            raise ModelError(f"{message}: export it with the weights in a file of their own")
+        status = path.stat()
+        _check_readable(path, status)
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise ModelError(f"'{path}' does not exist: check the path") from error
@@ -148,6 +145,16 @@ def _read_file(path: Path) -> bytes:
     if not data:
         raise ModelError(f"'{path}' is empty: copy or export the model again")
     return data
+
+
+def _check_readable(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise ModelError(f"'{path}' is a folder: give the path of an .onnx file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelError(f"'{path}' is not a plain file: give the path of an .onnx file")
+    if status.st_size > LARGEST_FILE:
+        message = f"'{path}' is larger than 2 GiB, which protobuf cannot read"
+        raise ModelError(f"{message}: export it with the weights in a file of their own")
 
 
 def _check_header(model: onnx.ModelProto, what: str) -> None:
@@ -226,7 +233,7 @@ def _finish(file: BinaryIO, data: bytes = b"") -> None:
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """Give a new file beside ``path``; unless it was renamed, it is gone afterwards, whatever happened."""
-    name = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    name = path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.tmp")
     try:
         with name.open("xb") as file:
             yield file, name

@@ -117,7 +117,7 @@ def infer_shapes(graph: gs.Graph, sizes: Mapping[str, Shape] | None = None) -> S
         found = ShapeWalk(graph, choice).run()
         if best is None or len(found.shapes) > len(best.shapes):
             best = found
-        if len(found.shapes) == sum(len(node.outputs) for node in graph.nodes):
+        if all(tensor.name in found.shapes for node in graph.nodes for tensor in node.outputs if tensor.name):
             break
     return best if best is not None else Shapes()
 

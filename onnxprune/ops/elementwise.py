@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from onnxprune.channels.facts import Facts
+from onnxprune.channels.facts import Facts, free
 from onnxprune.channels.registry import Array, NodeView, channel_rule, value_rule
 from onnxprune.ops.broadcasting import broadcast
 
@@ -20,12 +20,20 @@ ARITHMETIC = (
 )  # fmt: skip
 
 
-@channel_rule(*ACTIVATIONS, *FUNCTIONS, *ARITHMETIC, "Identity", "Cast", "CastLike", "Clip", "Dropout")
+@channel_rule(*ACTIVATIONS, *FUNCTIONS, *ARITHMETIC, "Identity", "Cast", "Clip", "Dropout")
 def elementwise(node: NodeView) -> Facts:
     """Every output element depends on the elements at its own place alone."""
     for result in node.outputs:
         if result is not None:
             yield from broadcast([value for value in node.inputs if value is not None], result)
+
+
+@channel_rule("CastLike")
+def cast_like(node: NodeView) -> Facts:
+    """The second input lends its element type and nothing else."""
+    yield from broadcast([node.data], node.result)
+    for dim in range(node.weight(1).rank):
+        yield free(node.weight(1).axis(dim))
 
 
 _UNARY = {

@@ -140,12 +140,15 @@ def pad(node: NodeView) -> Facts:
 
 @channel_rule("Resize", "Upsample", operands=(1, 2, 3))
 def resize(node: NodeView) -> Facts:
-    """Axes that keep their size are untouched; the others are space."""
+    """Axes that keep their size, and are not scaled by so little that it rounds away, are untouched; others are space."""
     x, y = node.data, node.result
     sizes = node.known(3)
-    axes = node.attribute("axes") or list(range(x.rank))
+    axes = [dim % x.rank for dim in node.attribute("axes") or range(x.rank)]
+    scales = node.attribute("scales") or node.known(1 if len(node.inputs) == 2 else 2)
+    scaled = {dim for dim, scale in zip(axes, () if scales is None else scales, strict=False) if scale != 1}
+    cropped = node.attribute("coordinate_transformation_mode") in ("tf_crop_and_resize", b"tf_crop_and_resize")
     for dim in range(x.rank):
-        if x.shape[dim] != y.shape[dim]:
+        if x.shape[dim] != y.shape[dim] or dim in scaled or (cropped and dim in axes):
             yield Freeze(x.axis(dim), SPATIAL)
             yield Freeze(y.axis(dim), SPATIAL)
             continue

@@ -5,7 +5,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnxprune.channels.groups import Channels
-from onnxprune.model.io import Graph
+from onnxprune.model.io import Graph, read_values
 from onnxprune.model.shapes import opset_of
 from onnxprune.surgery.slice import Gone, Removals
 
@@ -21,12 +21,17 @@ def silence(channels: Channels, removals: Removals) -> Graph:
     where = opset_of(graph, "") >= 9
     gates: dict[tuple[str, int], gs.Variable] = {}
     before: dict[int, list[gs.Node]] = {}
+    unaccompanied = _unaccompanied(channels)
     for contraction in channels.contractions:
         node = nodes[contraction.node]
         tensor = node.inputs[contraction.slot]
         name = channels.graph.nodes[contraction.node].inputs[contraction.slot].name
         lost = gone.by_tensor.get(name, {}).get(contraction.dim)
-        if lost is None or isinstance(tensor, gs.Constant):
+        if lost is None:
+            continue
+        if isinstance(tensor, gs.Constant):
+            if contraction.node in unaccompanied:
+                node.inputs[contraction.slot] = _zeroed(tensor, contraction.dim, lost)
             continue
         key = (tensor.name, contraction.dim)
         if key not in gates:
@@ -39,6 +44,23 @@ def silence(channels: Channels, removals: Removals) -> Graph:
         node.inputs[contraction.slot] = gates[key]
     graph.nodes[:] = [item for node in nodes for item in (*before.get(id(node), ()), node)]
     return graph
+
+
+def _unaccompanied(channels: Channels) -> set[int]:
+    """Nodes where a stored tensor may be summed with nothing but stored tensors, so that it has to be silenced itself."""
+    slots: dict[int, set[int]] = {}
+    computed: set[int] = set()
+    for contraction in channels.contractions:
+        slots.setdefault(contraction.node, set()).add(contraction.slot)
+        if not isinstance(channels.graph.nodes[contraction.node].inputs[contraction.slot], gs.Constant):
+            computed.add(contraction.node)
+    return {node for node, found in slots.items() if len(found) > 2 or node not in computed}
+
+
+def _zeroed(tensor: gs.Constant, dim: int, lost: np.ndarray) -> gs.Constant:
+    values = np.array(read_values(tensor))
+    values[(slice(None),) * dim + (lost,)] = 0
+    return gs.Constant(f"{tensor.name}_silenced_{dim}", values)
 
 
 def _gate(

@@ -6,6 +6,8 @@ that is possible, so that a rule cannot confuse them.
 
 from law import Case
 
+# ruff: noqa: E501, SIM905
+
 UNARY = (
     "Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Floor HardSigmoid HardSwish Identity IsInf IsNaN "
     "LeakyRelu Log Mish Neg Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Tan Tanh "
@@ -32,6 +34,7 @@ CONVOLUTION = (
     Case("conv_multiplier", "x:2,6,5,5 w=18,1,3,3 b=18", "y = Conv<group=6>(x, w, b)", "x0:2 x1:6"),
     Case("conv_dynamic_weight", "x:2,6,5,5 w:8,6,3,3", "y = Conv(x, w)", "x0:2 x1:6 w0:8"),
     Case("conv_transpose", "x:2,6,4,4 w=6,8,3,3 b=8", "y = ConvTranspose(x, w, b)", "x0:2 x1:6 w1:8"),
+    Case("conv_transpose_square", "x:2,6,4,4 w=6,6,3,3", "y = ConvTranspose(x, w)", "x0:2 x1:6 w1:6"),
     Case("conv_transpose_1d", "x:2,6,4 w=6,8,3", "y = ConvTranspose<strides=[2]>(x, w)", "x0:2 x1:6 w1:8", run="runtime"),
     Case("conv_transpose_group2", "x:2,8,4,4 w=8,6,3,3 b=12", "y = ConvTranspose<group=2>(x, w, b)", "x0:2 x1:4 w1:6",
          run="runtime"),
@@ -46,6 +49,7 @@ LINEAR = (
     Case("gemm_plain", "x:5,6 w=6,8", "y = Gemm<alpha=0.5>(x, w)", "x0:5 x1:6 w1:8"),
     Case("gemm_trans_a", "x:6,5 w=6,8 b=8", "y = Gemm<transA=1>(x, w, b)", "x1:5 x0:6 w1:8"),
     Case("gemm_trans_b", "x:5,6 w=8,6 b=8", "y = Gemm<transB=1, beta=0.5>(x, w, b)", "x0:5 x1:6 w0:8"),
+    Case("gemm_square_trans_b", "x:5,6 w=6,6 b=6", "y = Gemm<transB=1>(x, w, b)", "x0:5 x1:6 w0:6"),
     Case("gemm_trans_both", "x:6,5 w=8,6", "y = Gemm<transA=1, transB=1>(x, w)", "x1:5 x0:6 w0:8"),
     Case("gemm_bias_row", "x:5,6 w=6,8 b=1,8", "y = Gemm(x, w, b)", "x0:5 x1:6 w1:8"),
     Case("gemm_bias_column", "x:5,6 w=6,8 b=5,1", "y = Gemm(x, w, b)", "x0:5 x1:6 w1:8"),
@@ -88,10 +92,10 @@ NORMALIZATION = (
     Case("layer_norm_axis", "x:2,3,6 s=3,6", "y = LayerNormalization<axis=1>(x, s)", "x0:2 ~x1:3 ~x2:6", run="float"),
     Case("layer_norm_statistics", "x:2,3,6 s=6", "y, m, i = LayerNormalization(x, s)", "x0:2 x1:3 ~x2:6", run="float"),
     Case("rms_norm", "x:2,3,6 s=6", "y = RMSNormalization(x, s)", "x0:2 x1:3 ~x2:6", 23, "float"),
-    Case("lrn", "x:2,6,4,3", "y = LRN<size=3, alpha=0.9>(x)", "x0:2 x1:6 x2:4 x3:3"),
-    Case("lrn_old", "x:2,6,4,3", "y = LRN<size=3, alpha=0.9>(x)", "x0:2 x1:6 x2:4 x3:3", 9, "float"),
-    Case("mean_variance", "x:2,6,4,3", "y = MeanVarianceNormalization(x)", "x1:6 ~x0:2 ~x2:4 ~x3:3"),
-    Case("mean_variance_channels", "x:2,6,4,3", "y = MeanVarianceNormalization<axes=[1]>(x)", "x0:2 x2:4 x3:3 ~x1:6"),
+    Case("lrn", "x:2,6,4,3", "y = LRN<size=3, alpha=0.9>(x)", "x0:2 x1:6 x2:4 x3:3", run="runtime"),
+    Case("lrn_old", "x:2,6,4,3", "y = LRN<size=3, alpha=0.9>(x)", "x0:2 x1:6 x2:4 x3:3", 9, "runtime"),
+    Case("mean_variance", "x:2,6,4,3", "y = MeanVarianceNormalization(x)", "x1:6 ~x0:2 ~x2:4 ~x3:3", run="float"),
+    Case("mean_variance_channels", "x:2,6,4,3", "y = MeanVarianceNormalization<axes=[1]>(x)", "x0:2 x2:4 x3:3 ~x1:6", run="float"),
     Case("lp_norm", "x:2,6,4", "y = LpNormalization<axis=1>(x)", "x0:2 x2:4"),
     Case("softmax", "x:2,6,4", "y = Softmax(x)", "x0:2 x1:6"),
     Case("softmax_axis", "x:2,6,4", "y = Softmax<axis=1>(x)", "x0:2 x2:4"),
@@ -102,7 +106,7 @@ NORMALIZATION = (
 )  # fmt: skip
 
 ELEMENTWISE = (
-    *(Case(op.lower(), "x:2,6,4", f"y = {op}(x)", "x0:2 x1:6 x2:4", 20) for op in UNARY),
+    *(Case(op.lower(), "x:2,6,4", f"y = {op}(x)", "x0:2 x1:6 x2:4", 20, "float") for op in UNARY),
     *(Case(op.lower(), "x:2,6,4 w=6,1", f"y = {op}(x, w)", "x0:2 x1:6 x2:4", 20) for op in BINARY),
     *(Case(op.lower(), "x:i2,6,4 w=u6,1", f"v = Cast<to=7>(w) k = Max(v, one) y = {op}(x, k)".replace("one", "v"),
            "x0:2 x1:6 x2:4", 20) for op in BITS if op != "Mod"),
@@ -136,7 +140,7 @@ ELEMENTWISE = (
 )  # fmt: skip
 
 POOLING = (
-    *(Case(op.lower(), "x:2,6,4,4", f"y = {op}{attributes}(x)", "x0:2 x1:6") for op, attributes in SPATIAL_POOLS.items()),
+    *(Case(op.lower(), "x:2,6,4,4", f"y = {op}{attributes}(x)", "x0:2 x1:6", run="runtime") for op, attributes in SPATIAL_POOLS.items()),
     Case("max_pool_1d", "x:2,6,8", "y = MaxPool<kernel_shape=[3]>(x)", "x0:2 x1:6"),
     Case("max_pool_indices", "x:2,6,4,4", "y, i = MaxPool<kernel_shape=[2,2]>(x)", "", run="runtime"),
     Case("max_roi_pool", "x:1,6,8,8 r=f{0,1,1,6,6,0,2,2,7,5} s={2,5}",
@@ -169,7 +173,7 @@ JOINING = (
     Case("slice_computed", "x:2,7,5 a:i1 e={4} d={1}", "y = Slice(x, a, e, d)", ""),
     Case("gather", "x:2,7,5 i={0,2,5}", "y = Gather<axis=1>(x, i)", "x0:2 x1:3 x1:4 x2:5"),
     Case("gather_order", "x:2,7,5 i={-1,2,0,5}", "y = Gather<axis=1>(x, i)", "x0:2 x1:4 x1:3 x2:5"),
-    Case("gather_twice", "x:2,7 i={3,3,1} w=3", "y = Gather<axis=1>(x, i) z = Mul(y, w)", "x0:2 x1:1 x1:5"),
+    Case("gather_twice", "x:2,7 i={3,3,1} w=3", "y = Gather<axis=1>(x, i) z = Mul(y, w)", "x0:2 x1:5"),
     Case("gather_single", "x:2,7,5 i=#3", "y = Gather<axis=1>(x, i)", "x0:2 x2:5"),
     Case("gather_embedding", "i:i2,3 w=9,6", "y = Gather(w, i)", "i0:2 i1:3 w1:6"),
 )  # fmt: skip
@@ -198,6 +202,7 @@ RESHAPING = (
     Case("flatten_all", "x:2,6", "y = Flatten<axis=2>(x)", "x0:2"),
     Case("flatten_negative", "x:2,6,4", "y = Flatten<axis=-1>(x)", "x0:2 x2:4"),
     Case("transpose", "x:2,6,4", "y = Transpose<perm=[2,0,1]>(x)", "x0:2 x1:6 x2:4"),
+    Case("transpose_equal_sizes", "x:4,4,4", "y = Transpose<perm=[2,0,1]>(x)", "x0:4 x1:4 x2:4"),
     Case("transpose_default", "x:2,6,4", "y = Transpose(x)", "x0:2 x1:6 x2:4"),
     Case("squeeze", "x:2,1,6 d={1}", "y = Squeeze(x, d)", "x0:2 x2:6"),
     Case("squeeze_attribute", "x:1,2,6,1", "y = Squeeze<axes=[0,-1]>(x)", "x1:2 x2:6", 11),
@@ -254,11 +259,11 @@ REDUCTION = (
 QUANTIZED = (
     Case("quantize", "x:2,6,4 s=f#0.1 z=u()", "y = QuantizeLinear(x, s, z)", "x0:2 x1:6 x2:4", run="float"),
     Case("quantize_channels", "x:2,6,4 s=+6 z=u6", "y = QuantizeLinear<axis=1>(x, s, z)", "x0:2 x1:6 x2:4", run="float"),
-    Case("dequantize", "x:u2,6,4 s=f#0.1 z=u()", "y = DequantizeLinear(x, s, z)", "x0:2 x1:6 x2:4", run="float"),
+    Case("dequantize", "x:u2,6,4 s=f#0.1 z=u()", "y = DequantizeLinear(x, s, z)", "x0:2 x1:6 x2:4", 19, "float"),
     Case("dequantize_weight", "x:2,6,5,5 q=n8,6,3,3 s=+8 z=n8", "w = DequantizeLinear<axis=0>(q, s, z) y = Conv(x, w)",
-         "x0:2 x1:6 q0:8", run="float"),
+         "x0:2 x1:6 q0:8", 19, "float"),
     Case("dequantize_bias", "x:5,6 q=n8,6 s=+8 b=h8", "w = DequantizeLinear<axis=-2>(q, s) c = DequantizeLinear<axis=0>(b, s) "
-         "y = Gemm<transB=1>(x, w, c)", "x0:5 x1:6 q0:8", run="float"),
+         "y = Gemm<transB=1>(x, w, c)", "x0:5 x1:6 q0:8", 19, "float"),
     Case("quantize_blocked", "x:2,6,4 s=+2,3,4", "y = QuantizeLinear<axis=1, block_size=2>(x, s)", "", 21, "float"),
 )  # fmt: skip
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
-from onnx_text import model, random_feeds
+from onnx_text import model, random_feeds, with_measured_outputs
 
 from onnxprune.channels.groups import Channels, analyze
 from onnxprune.model.io import to_proto
@@ -36,7 +36,8 @@ class Case:
     run: str = "double"
 
     def proto(self) -> onnx.ModelProto:
-        return model(self.tensors, self.text, self.opset, np.float64 if self.run == "double" else np.float32)
+        built = model(self.tensors, self.text, self.opset, np.float64 if self.run == "double" else np.float32)
+        return built if not self.free else with_measured_outputs(built)
 
     @property
     def operators(self) -> set[str]:
@@ -83,16 +84,22 @@ def violation(case: Case, channels: Channels, removals: Removals, seed: int = 0)
     gone = Gone(channels, removals)
     sizes = {name: gone.shape(name, shape) for name, shape in channels.sizes.items()}
     sliced = slice_channels(dataclasses.replace(channels, sizes=sizes), removals)
-    for tensor in sliced.inputs:
-        tensor.shape = list(sizes[tensor.name])
-    for tensor in sliced.outputs:
-        tensor.shape = list(gone.shape(tensor.name, channels.shapes.shapes[tensor.name]))
     feeds = random_feeds(case.proto(), np.random.default_rng(seed))
     expected = _run(to_proto(silence(channels, removals)), feeds, case.run)
-    found = _run(to_proto(sliced), {name: take(x, gone.by_tensor.get(name, {})) for name, x in feeds.items()}, case.run)
+    small = _with_shapes(to_proto(sliced), channels, gone)
+    found = _run(small, {name: take(x, gone.by_tensor.get(name, {})) for name, x in feeds.items()}, case.run)
     return max(
         difference(take(values, gone.by_tensor.get(name, {})), found[name]) for name, values in expected.items()
     )
+
+
+def _with_shapes(proto: onnx.ModelProto, channels: Channels, gone: Gone) -> onnx.ModelProto:
+    """Returns the model with sliced inputs and outputs; saving keeps those of the original, as the caller expects."""
+    for value in (*proto.graph.input, *proto.graph.output):
+        shape = gone.shape(value.name, channels.shapes.shapes[value.name])
+        element = channels.shapes.types[value.name]
+        value.type.CopyFrom(onnx.helper.make_tensor_type_proto(element, shape))
+    return proto
 
 
 def difference(expected: np.ndarray, found: np.ndarray) -> float:

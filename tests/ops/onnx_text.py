@@ -12,6 +12,7 @@ import zlib
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper, parser
+from onnx.reference import ReferenceEvaluator
 
 TYPES = {"b": np.bool_, "i": np.int64, "u": np.uint8, "n": np.int8, "h": np.int32, "s": np.float32}
 TENSOR = re.compile(r"(\w+)([:=])(.*)")
@@ -25,7 +26,8 @@ def model(tensors: str, text: str, opset: int = 17, dtype: type = np.float32, se
         if kind == ":":
             element, dims = _typed(rest, dtype)
             sizes = [int(size) if size.isdigit() else size for size in dims.split(",") if size]
-            inputs.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(element)), sizes))
+            element = helper.np_dtype_to_tensor_dtype(np.dtype(element))
+            inputs.append(helper.make_tensor_value_info(name, element, sizes))
         else:
             stored.append(numpy_helper.from_array(_values(rest, dtype, seed, name), name))
     nodes = list(parser.parse_graph(f"case () => () {{ {text} }}").node)
@@ -40,6 +42,16 @@ def model(tensors: str, text: str, opset: int = 17, dtype: type = np.float32, se
     for place, output in enumerate(inferred.graph.output):
         built.graph.output[place].CopyFrom(output)
     return built
+
+
+def with_measured_outputs(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Declares the outputs that shape inference knows nothing about as a run finds them, as exporters do."""
+    if all(output.type.tensor_type.HasField("shape") for output in proto.graph.output):
+        return proto
+    values = ReferenceEvaluator(proto).run(None, random_feeds(proto, np.random.default_rng(0)))
+    for output, value in zip(proto.graph.output, values, strict=True):
+        output.type.CopyFrom(helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape))
+    return proto
 
 
 def random_feeds(proto: onnx.ModelProto, rng: np.random.Generator, sizes: dict[str, int] | None = None) -> dict:
@@ -57,7 +69,9 @@ def _ir_version(opset: int) -> int:
 
 
 def _typed(text: str, dtype: type) -> tuple[type, str]:
-    return (TYPES[text[0]], text[1:]) if text[:1] in TYPES and (len(text) < 2 or not text[1].isalpha()) else (dtype, text)
+    if text[:1] in TYPES and text[1:2].isdigit() | (text[1:2] == "("):
+        return TYPES[text[0]], text[1:]
+    return dtype, text
 
 
 def _values(text: str, dtype: type, seed: int, name: str) -> np.ndarray:

@@ -1,0 +1,202 @@
+"""How fast the engine is: a ResNet-50 shape, long chains, wide chains.
+
+    python bench/speed.py [--save]
+
+Times are analysis + planning + surgery. The memory row is the added peak of a fresh process, divided by the file's size.
+Per-node and per-channel times are ratios to the smallest chain: flat is 1. Torch-Pruning is measured on the same network
+where it is installed (extra ``bench``).
+"""
+
+import argparse
+import importlib.util
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxprune.channels.groups import analyze
+from onnxprune.model.io import load
+from onnxprune.plan.plan import plan
+from onnxprune.score.scores import score
+from onnxprune.surgery.slice import slice_channels
+
+NODES = (100, 1_000, 10_000)
+CHANNELS = (64, 256, 1_024, 4_096)
+REPEATS = 3
+
+
+class Builder:
+    """Collects nodes and seeded random weights of a network."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.random = np.random.default_rng(0)
+
+    def add(self, op: str, *inputs: str, shapes: dict[str, tuple[int, ...]] | None = None, **attributes: object) -> str:
+        name = f"n{len(self.nodes)}"
+        names = list(inputs)
+        for label, shape in (shapes or {}).items():
+            values = self.random.standard_normal(shape) if len(shape) > 1 else self.random.uniform(0.5, 1.5, shape)
+            self.weights.append(numpy_helper.from_array(values.astype(np.float32), f"{name}.{label}"))
+            names.append(f"{name}.{label}")
+        self.nodes.append(helper.make_node(op, names, [name], name, **attributes))
+        return name
+
+    def conv(self, x: str, source: int, target: int, kernel: int = 1, stride: int = 1, group: int = 1) -> str:
+        pad = kernel // 2
+        return self.add(
+            "Conv", x, shapes={"w": (target, source // group, kernel, kernel)}, group=group, strides=[stride, stride],
+            kernel_shape=[kernel, kernel], pads=[pad] * 4,
+        )  # fmt: skip
+
+    def norm(self, x: str, channels: int) -> str:
+        return self.add(
+            "BatchNormalization", x, shapes={name: (channels,) for name in ("scale", "bias", "mean", "var")}
+        )
+
+    def model(self, output: str, shape: list[object], size: int, channels: int = 3) -> onnx.ModelProto:
+        graph = helper.make_graph(
+            self.nodes, "bench",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", channels, size, size])],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)], self.weights,
+        )  # fmt: skip
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def resnet50() -> onnx.ModelProto:
+    """The network of He et al. 2016 with random weights: 25.6 million parameters."""
+    build = Builder()
+    x = build.add("Relu", build.norm(build.conv("x", 3, 64, 7, 2), 64))
+    x = build.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    width = 64
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        inner = 64 << stage
+        for block in range(blocks):
+            stride = 2 if block == 0 and stage else 1
+            y = build.add("Relu", build.norm(build.conv(x, width, inner), inner))
+            y = build.add("Relu", build.norm(build.conv(y, inner, inner, 3, stride), inner))
+            y = build.norm(build.conv(y, inner, 4 * inner), 4 * inner)
+            if block == 0:
+                x = build.norm(build.conv(x, width, 4 * inner, 1, stride), 4 * inner)
+                width = 4 * inner
+            x = build.add("Relu", build.add("Add", y, x))
+    x = build.add("Flatten", build.add("GlobalAveragePool", x))
+    x = build.add("Gemm", x, shapes={"w": (1000, width), "b": (1000,)}, transB=1)
+    return build.model(x, ["n", 1000], 224)
+
+
+def chain(nodes: int, channels: int) -> onnx.ModelProto:
+    """Depthwise convolution, BatchNormalization and Relu in turn, between two convolutions: weights grow with nodes."""
+    build = Builder()
+    x = build.conv("x", 3, channels)
+    while len(build.nodes) < nodes - 1:
+        x = build.norm(build.conv(x, channels, channels, 3, group=channels), channels)
+        x = build.add("Relu", x)
+    return build.model(build.conv(x, channels, 8), ["n", 8, 8, 8], 8)
+
+
+def prune(model: onnx.ModelProto | str) -> float:
+    """Returns the seconds of analysis, planning and surgery."""
+    graph = load(model)
+    start = time.perf_counter()
+    channels = analyze(graph)
+    chosen = plan(channels, score(channels), 0.5, round_to=1)
+    slice_channels(channels, chosen.removals)
+    return time.perf_counter() - start
+
+
+def best(model: onnx.ModelProto) -> float:
+    return min(prune(model) for _ in range(REPEATS))
+
+
+def peak() -> float:
+    """Peak memory of this process in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():  # unlike ru_maxrss, this does not start from the peak of the parent process
+        return float(next(line.split()[1] for line in status.read_text().splitlines() if "VmHWM" in line)) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def added_memory(path: str) -> float:
+    """Returns the memory that pruning adds over the loaded file, in sizes of the file; run in a fresh process."""
+    graph = load(path)
+    before = peak()
+    channels = analyze(graph)
+    slice_channels(channels, plan(channels, score(channels), 0.5, round_to=1).removals)
+    return (peak() - before) / Path(path).stat().st_size
+
+
+def whole_memory(path: str) -> float:
+    """The same counted from before the file is read."""
+    before = peak()
+    added_memory(path)
+    return (peak() - before) / Path(path).stat().st_size
+
+
+def torch_pruning() -> str:
+    """Returns the figures of Torch-Pruning on torchvision's ResNet-50, or why there are none."""
+    if importlib.util.find_spec("torch_pruning") is None or importlib.util.find_spec("torchvision") is None:
+        return "Torch-Pruning: not installed"
+    import torch
+    import torch_pruning
+    import torchvision
+
+    model = torchvision.models.resnet50(weights=None).eval()
+    start = time.perf_counter()
+    pruner = torch_pruning.pruner.MagnitudePruner(
+        model, torch.randn(1, 3, 224, 224), importance=torch_pruning.importance.MagnitudeImportance(p=2),
+        pruning_ratio=0.5, ignored_layers=[model.fc],
+    )  # fmt: skip
+    pruner.step()
+    return f"Torch-Pruning: graph + prune {time.perf_counter() - start:.2f} s"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--save", action="store_true", help="keep the table in bench/results/speed.txt")
+    parser.add_argument("--memory-of", choices=["added", "whole"])
+    parser.add_argument("path", nargs="?")
+    options = parser.parse_args()
+    if options.memory_of:
+        print((added_memory if options.memory_of == "added" else whole_memory)(options.path))
+        return
+    model = resnet50()
+    lines = [f"{platform.processor() or platform.machine()}, Python {platform.python_version()}"]
+    lines.append(f"ResNet-50, {model.ByteSize() / 1e6:.0f} MB: {best(model):.2f} s")
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "resnet50.onnx")
+        onnx.save(model, path)
+        for kind in ("added", "whole"):
+            printed = subprocess.run(
+                [sys.executable, __file__, "--memory-of", kind, path], capture_output=True, text=True, check=True
+            )
+            lines.append(f"  peak memory {kind}: {float(printed.stdout):.2f} x the file's size")
+    lines.append("  " + torch_pruning())
+    print("\n".join(lines), flush=True)
+    for label, sizes, make in (
+        ("nodes", NODES, lambda n: chain(n, 16)),
+        ("channels", CHANNELS, lambda c: chain(200, c)),
+    ):
+        first = 0.0
+        for size in sizes:
+            seconds = best(make(size))
+            first = first or seconds / size
+            lines.append(
+                f"{size:>6} {label}: {seconds:7.3f} s, {seconds / size * 1e6:8.1f} us each, "
+                f"{seconds / size / first:.2f} x the smallest"
+            )
+            print(lines[-1], flush=True)
+    if options.save:
+        (Path(__file__).parent / "results" / "speed.txt").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Small networks with the patterns that real exports contain, and the units that must be prunable in them."""
+
+from dataclasses import dataclass
+
+# ruff: noqa: E501
+
+
+@dataclass(frozen=True)
+class Network:
+    """Tensors and ONNX text as in ``onnx_text``; ``units`` are those of every prunable group, sorted."""
+
+    name: str
+    tensors: str
+    text: str
+    units: str
+    opset: int = 17
+
+
+HEAD = " p = GlobalAveragePool({0}) f = Flatten(p) y = Gemm<transB=1>(f, wy, by)"
+ATTENTION = """
+    q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv)
+    q4 = Reshape(q, heads) k4 = Reshape(k, heads) v4 = Reshape(v, heads)
+    qt = Transpose<perm=[0,2,1,3]>(q4) kt = Transpose<perm=[0,2,3,1]>(k4) vt = Transpose<perm=[0,2,1,3]>(v4)
+    s = MatMul(qt, kt) sd = Mul(s, scale) a = Softmax(sd) o = MatMul(a, vt)
+    ot = Transpose<perm=[0,2,1,3]>(o) om = Reshape(ot, merged) y = MatMul(om, wo)
+"""
+QKV = "x:N,5,6 wq=6,12 wk=6,12 wv=6,12 wo=12,6 scale=1"
+COMPUTED = """
+    shape = Shape(x) n1 = Gather(shape, zero) t1 = Gather(shape, one) n = Unsqueeze(n1, axis) t = Unsqueeze(t1, axis)
+    heads = Concat<axis=0>(n, t, h, d) merged = Concat<axis=0>(n, t, hd)
+"""
+WINDOW = """
+    w1 = Reshape(x, cut) w2 = Transpose<perm=[0,1,3,2,4,5]>(w1) w3 = Reshape(w2, rows)
+    qkv = MatMul(w3, wqkv) qkvb = Add(qkv, bqkv) r = Reshape(qkvb, split) rt = Transpose<perm=[2,0,3,1,4]>(r)
+    q = Gather<axis=0>(rt, i0) k = Gather<axis=0>(rt, i1) v = Gather<axis=0>(rt, i2)
+    qs = Mul(q, scale) kt = Transpose<perm=[0,1,3,2]>(k) s = MatMul(qs, kt)
+    bias = Gather(table, positions) b2 = Reshape(bias, square) b3 = Transpose<perm=[2,0,1]>(b2) b4 = Unsqueeze(b3, i0v)
+    sb = Add(s, b4) a = Softmax(sb) o = MatMul(a, v) ot = Transpose<perm=[0,2,1,3]>(o) om = Reshape(ot, tokens)
+    p = MatMul(om, wo) u1 = Reshape(p, uncut) u2 = Transpose<perm=[0,1,3,2,4,5]>(u1) y = Reshape(u2, back)
+"""
+
+NETWORKS = (
+    Network("plain", "x:N,3,8,8 w=8,3,3,3 b=8 s=8 t=8 m=8 v=+8 w2=6,8,3,3 wy=5,6 by=5",
+            "a = Conv(x, w, b) n = BatchNormalization(a, s, t, m, v) r = Relu(n) c = Conv(r, w2) " + HEAD.format("c"), "6 8"),
+    Network("residual", "x:N,3,8,8 w=8,3,1,1 w2=6,8,3,3 w3=8,6,3,3 wy=5,8 by=5",
+            "a = Conv(x, w) b = Conv<pads=[1,1,1,1]>(a, w2) r = Relu(b) c = Conv<pads=[1,1,1,1]>(r, w3) d = Add(a, c) " + HEAD.format("d"), "6 8"),
+    Network("squeeze_excite", "x:N,3,8,8 w=8,3,3,3 w1=4,8,1,1 b1=4 w2=8,4,1,1 b2=8 wy=5,8 by=5",
+            "a = Conv(x, w) g = GlobalAveragePool(a) e = Conv(g, w1, b1) r = Relu(e) u = Conv(r, w2, b2) z = Sigmoid(u) m = Mul(a, z) " + HEAD.format("m"), "4 8"),
+    Network("dense", "x:N,3,6,6 w=4,3,1,1 w2=5,4,3,3 w3=6,9,3,3 s=9 t=9 m=9 v=+9 wy=5,15 by=5",
+            "a = Conv(x, w) b = Conv<pads=[1,1,1,1]>(a, w2) c = Concat<axis=1>(a, b) n = BatchNormalization(c, s, t, m, v) "
+            "d = Conv<pads=[1,1,1,1]>(n, w3) e = Concat<axis=1>(c, d) " + HEAD.format("e"), "4 5 6"),
+    Network("c2f", "x:N,3,6,6 w=8,3,1,1 w2=4,4,3,3 w3=4,4,3,3 w4=6,12,1,1 wy=5,6 by=5",
+            "a = Conv(x, w) l, r = Split<axis=1>(a) b = Conv<pads=[1,1,1,1]>(r, w2) c = Conv<pads=[1,1,1,1]>(b, w3) d = Add(r, c) "
+            "e = Concat<axis=1>(l, r, d) g = Conv(e, w4) " + HEAD.format("g"), "4 4 4 6"),
+    Network("split_uneven", "x:N,3,6,6 w=9,3,1,1 sizes={3,6} w2=4,3,1,1 w3=4,6,1,1 wy=5,4 by=5",
+            "a = Conv(x, w) l, r = Split<axis=1>(a, sizes) b = Conv(l, w2) c = Conv(r, w3) d = Add(b, c) " + HEAD.format("d"), "3 4 6"),
+    Network("split_outputs", "x:N,3,6,6 w=7,3,1,1 w2=4,4,1,1 w3=4,3,1,1 wy=5,4 by=5",
+            "a = Conv(x, w) l, r = Split<axis=1, num_outputs=2>(a) b = Conv(l, w2) c = Conv(r, w3) d = Add(b, c) " + HEAD.format("d"), "3 4 4", 18),
+    Network("option_a_shortcut", "x:N,3,8,8 w=4,3,3,3 w2=8,4,3,3 wy=5,8 by=5 start={0,0} end={2147483647,2147483647} axes={2,3} step={2,2} pads={0,2,0,0,0,2,0,0}",
+            "a = Conv<pads=[1,1,1,1]>(x, w) b = Conv<pads=[1,1,1,1], strides=[2,2]>(a, w2) t = Slice(a, start, end, axes, step) "
+            "q = Pad(t, pads) d = Add(b, q) r = Relu(d) " + HEAD.format("r"), "4 4"),
+    Network("shuffle", "x:N,3,6,6 w=8,3,1,1 w2=8,4,1,1 w3=8,1,3,3 w4=8,4,1,1 to={0,2,4,6,6} back={0,8,6,6} wy=5,8 by=5",
+            "a = Conv(x, w) b = Conv<group=2>(a, w2) r = Reshape(b, to) t = Transpose<perm=[0,2,1,3,4]>(r) k = Reshape(t, back) "
+            "c = Conv<group=8, pads=[1,1,1,1]>(k, w3) d = Conv<group=2>(c, w4) " + HEAD.format("d"), "4 4 4"),
+    Network("shuffle_residual", "x:N,3,6,6 w=8,3,1,1 w2=8,4,1,1 w4=8,4,1,1 to={-1,2,4,6,6} back={-1,8,6,6} wy=5,8 by=5",
+            "a = Conv(x, w) b = Conv<group=2>(a, w2) r = Reshape(b, to) t = Transpose<perm=[0,2,1,3,4]>(r) k = Reshape(t, back) "
+            "d = Conv<group=2>(k, w4) e = Add(a, d) " + HEAD.format("e"), "4 4"),
+    Network("attention", QKV + " heads={0,5,3,4} merged={0,5,12}", ATTENTION, "3"),
+    Network("attention_biased", QKV + " bq=12 wp=6,8 bp=8 wr=8,6 heads={0,-1,3,4} merged={0,-1,12}",
+            "i = MatMul(x, wp) ib = Add(i, bp) ir = Relu(ib) j = MatMul(ir, wr)" + ATTENTION.replace("(x,", "(j,").replace("k4 =", "kb = Add(k, bq) k4 =").replace("(k, heads)", "(kb, heads)"), "3 8"),
+    Network("attention_computed", QKV.replace("N,5", "N,T") + " zero=#0 one=#1 axis={0} h={3} d={4} hd={12}", COMPUTED + ATTENTION, "3"),
+    Network("attention_rest", QKV.replace("N,5", "N,T") + " zero=#0 one=#1 axis={0} h={3} d={4} hd={-1}", COMPUTED + ATTENTION, "3"),
+    Network("attention_same_shape_twice", QKV + " wq2=6,8 wo2=8,6 heads={0,5,4,2} merged={0,5,8}",
+            ATTENTION.replace("wq)", "wq2)").replace("wk)", "wq2)").replace("wv)", "wq2)").replace("wo)", "wo2)"), "4"),
+    Network("fused_qkv_gather", "x:N,5,6 w=6,36 b=36 wo=12,6 scale=1 to={0,5,3,3,4} merged={0,5,12} i0=#0 i1=#1 i2=#2",
+            "p = MatMul(x, w) pb = Add(p, b) r = Reshape(pb, to) t = Transpose<perm=[2,0,3,1,4]>(r) q = Gather(t, i0) k = Gather(t, i1) v = Gather(t, i2) "
+            "kt = Transpose<perm=[0,1,3,2]>(k) s = MatMul(q, kt) sd = Mul(s, scale) a = Softmax(sd) o = MatMul(a, v) "
+            "ot = Transpose<perm=[0,2,1,3]>(o) om = Reshape(ot, merged) y = MatMul(om, wo)", "3"),
+    Network("fused_qkv_split", "x:N,5,6 w=6,36 b=36 wo=12,6 scale=1 heads={0,5,3,4} merged={0,5,12} sizes={12,12,12}",
+            "p = MatMul(x, w) pb = Add(p, b) q, k, v = Split<axis=-1>(pb, sizes)" + " " + ATTENTION[ATTENTION.index("q4"):], "3"),
+    Network("fused_qkv_split_heads", "x:N,5,6 w=6,36 wo=12,6 scale=1 to={0,5,3,12} merged={0,5,12}",
+            "p = MatMul(x, w) r = Reshape(p, to) t = Transpose<perm=[0,2,1,3]>(r) q, k, v = Split<axis=3>(t) kt = Transpose<perm=[0,1,3,2]>(k) "
+            "s = MatMul(q, kt) sd = Mul(s, scale) a = Softmax(sd) o = MatMul(a, v) ot = Transpose<perm=[0,2,1,3]>(o) om = Reshape(ot, merged) y = MatMul(om, wo)", "3"),
+    Network("grouped_query", "x:N,5,6 wq=6,16 wk=6,8 wv=6,8 wo=16,6 hq={0,5,4,4} hk={0,5,2,4} wide={0,2,2,5,4} flat={0,4,5,4} new={2} merged={0,5,16} many={1,1,2,1,1}",
+            "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) q4 = Reshape(q, hq) k4 = Reshape(k, hk) v4 = Reshape(v, hk) "
+            "qt = Transpose<perm=[0,2,1,3]>(q4) kt = Transpose<perm=[0,2,1,3]>(k4) vt = Transpose<perm=[0,2,1,3]>(v4) "
+            "ku = Unsqueeze(kt, new) ke = Expand(ku, many) kf = Reshape(ke, flat) vu = Unsqueeze(vt, new) ve = Expand(vu, many) vf = Reshape(ve, flat) "
+            "kft = Transpose<perm=[0,1,3,2]>(kf) s = MatMul(qt, kft) a = Softmax(s) o = MatMul(a, vf) ot = Transpose<perm=[0,2,1,3]>(o) om = Reshape(ot, merged) y = MatMul(om, wo)", "2"),
+    Network("einsum_attention", "x:N,5,6 wq=6,3,4 wk=6,3,4 wv=6,3,4 wo=3,4,6",
+            'q = Einsum<equation="btc,chd->bhtd">(x, wq) k = Einsum<equation="btc,chd->bhtd">(x, wk) v = Einsum<equation="btc,chd->bhtd">(x, wv) '
+            's = Einsum<equation="bhqd,bhkd->bhqk">(q, k) a = Softmax(s) o = Einsum<equation="bhqk,bhkd->bhqd">(a, v) y = Einsum<equation="bhtd,hdc->btc">(o, wo)', "3 4 4"),
+    Network("class_token", "x:N,3,8,8 w=6,3,4,4 token=1,1,6 place=1,5,6 w1=6,8 b1=8 w2=8,6 wy=6,3 s={0,0,-1} zero=#0 axis={0} ones={1,1} first=#0",
+            "a = Conv<strides=[4,4]>(x, w) r = Reshape(a, s) t = Transpose<perm=[0,2,1]>(r) shape = Shape(t) n = Gather(shape, zero) nu = Unsqueeze(n, axis) "
+            "to = Concat<axis=0>(nu, ones) e = Expand(token, to) k = Concat<axis=1>(e, t) j = Add(k, place) h = MatMul(j, w1) hb = Add(h, b1) g = Relu(hb) "
+            "u = MatMul(g, w2) res = Add(j, u) c = Gather<axis=1>(res, first) y = MatMul(c, wy)", "6 8"),
+    Network("windowed_attention", "x:N,4,4,6 wqkv=6,36 bqkv=36 wo=12,6 scale=1 table=9,3 positions={0,1,2,3,4,5,6,7,8,0,1,2,3,4,5,6} cut={-1,2,2,2,2,6} rows={-1,4,6} "
+            "split={-1,4,3,3,4} i0=#0 i1=#1 i2=#2 square={4,4,-1} i0v={0} tokens={-1,4,12} uncut={-1,2,2,2,2,6} back={-1,4,4,6}", WINDOW, "3"),
+    Network("decomposed_layer_norm", "x:N,5,6 we=6,8 s=8 t=8 eps=1 two=f#2.0 w1=8,12 b1=12 w2=12,8 wy=8,3",
+            "e = MatMul(x, we) m = ReduceMean<axes=[-1]>(e) d = Sub(e, m) q = Pow(d, two) v = ReduceMean<axes=[-1]>(q) ve = Abs(eps) vp = Add(v, ve) r = Sqrt(vp) n = Div(d, r) "
+            "ns = Mul(n, s) nt = Add(ns, t) h = MatMul(nt, w1) hb = Add(h, b1) g = Relu(hb) u = MatMul(g, w2) z = Add(e, u) y = MatMul(z, wy)", "12"),
+    Network("layer_norm", "x:N,5,6 s=6 t=6 w1=6,12 b1=12 w2=12,6",
+            "n = LayerNormalization(x, s, t) h = MatMul(n, w1) hb = Add(h, b1) e = Erf(hb) g = Mul(hb, e) u = MatMul(g, w2) y = Add(x, u)", "12"),
+    Network("gated_unit", "x:N,5,6 wg=6,12 wu=6,12 wd=12,6", "g = MatMul(x, wg) u = MatMul(x, wu) sg = Sigmoid(g) a = Mul(g, sg) p = Mul(a, u) y = MatMul(p, wd)", "12"),
+    Network("gated_halves", "x:N,5,6 w=6,24 wd=12,6", "h = MatMul(x, w) l, r = Split<axis=-1>(h) sg = Sigmoid(r) p = Mul(l, sg) y = MatMul(p, wd)", "12"),
+    Network("gated_slices", "x:N,5,6 w=6,24 wd=12,6 o={0} h={12} e={9223372036854775807} d={-1}",
+            "p = MatMul(x, w) l = Slice(p, o, h, d) r = Slice(p, h, e, d) sg = Sigmoid(r) m = Mul(l, sg) y = MatMul(m, wd)", "12"),
+    Network("flatten", "x:N,3,5,5 w=6,3,3,3 wy=4,54 by=4", "a = Conv(x, w) r = Relu(a) f = Flatten(r) y = Gemm<transB=1>(f, wy, by)", "6"),
+    Network("flatten_reshape", "x:N,3,5,5 w=6,3,3,3 wy=54,4 to={-1,54}", "a = Conv(x, w) r = Relu(a) f = Reshape(r, to) y = MatMul(f, wy)", "6"),
+    Network("flatten_shared_constant", "x:N,3,5,5 w=6,3,3,3 v=6,3,3,3 wy=54,4 vy=54,4 size={54} zero=#0 axis={0}",
+            "a = Conv(x, w) b = Conv(x, v) sa = Shape(a) na = Gather(sa, zero) ua = Unsqueeze(na, axis) ta = Concat<axis=0>(ua, size) sb = Shape(b) nb = Gather(sb, zero) "
+            "ub = Unsqueeze(nb, axis) tb = Concat<axis=0>(ub, size) ra = Relu(a) rb = Tanh(b) fa = Reshape(ra, ta) fb = Reshape(rb, tb) ya = MatMul(fa, wy) yb = MatMul(fb, vy) y = Add(ya, yb)", "6 6"),
+    Network("flatten_shared_vector", "x:N,3,5,5 w=6,3,3,3 v=6,3,3,3 wy=54,4 vy=54,4 to={-1,54}",
+            "a = Conv(x, w) b = Conv(x, v) ra = Relu(a) rb = Tanh(b) fa = Reshape(ra, to) fb = Reshape(rb, to) ya = MatMul(fa, wy) yb = MatMul(fb, vy) y = Add(ya, yb)", "6 6"),
+    Network("flatten_multiplied", "x:N,3,H,5 w=6,3,1,1 zero=#0 one=#1 two=#2 axis={0} five=#5 wy=30,4",
+            "a = Conv(x, w) s = Shape(a) c = Gather(s, one) n = Gather(s, zero) h = Gather(s, two) k = Mul(c, five) nu = Unsqueeze(n, axis) hu = Unsqueeze(h, axis) ku = Unsqueeze(k, axis) "
+            "t = Transpose<perm=[0,2,1,3]>(a) to = Concat<axis=0>(nu, hu, ku) f = Reshape(t, to) y = MatMul(f, wy)", "6"),
+    Network("heads_divided", "x:N,T,6 wq=6,12 wo=12,6 zero=#0 one=#1 two=#2 axis={0} h=#3 hv={3} m={-1}",
+            "q = MatMul(x, wq) s = Shape(q) n = Gather(s, zero) t = Gather(s, one) c = Gather(s, two) d = Div(c, h) nu = Unsqueeze(n, axis) tu = Unsqueeze(t, axis) du = Unsqueeze(d, axis) "
+            "to = Concat<axis=0>(nu, tu, hv, du) r = Reshape(q, to) p = Transpose<perm=[0,2,1,3]>(r) g = Softmax(p) b = Transpose<perm=[0,2,1,3]>(g) "
+            "back = Concat<axis=0>(nu, tu, m) z = Reshape(b, back) y = MatMul(z, wo)", "3"),
+    Network("lrn_9", "x:N,3,6,6 w=8,3,1,1 wy=5,8 by=5", "a = Conv(x, w) l = LRN<size=3, alpha=0.5>(a) r = Relu(l) " + HEAD.format("r"), "8", 9),
+    Network("lrn_13", "x:N,3,6,6 w=8,3,1,1 w2=6,8,1,1 wy=5,6 by=5", "a = Conv(x, w) l = LRN<size=5, alpha=0.5>(a) b = Conv(l, w2) m = LRN<size=3>(b) " + HEAD.format("m"), "6 8", 13),
+    Network("gather_positions", "x:N,3,6,6 w=8,3,1,1 i={0,2,4,6} j={1,3,5,7} w2=6,4,1,1 w3=6,4,1,1 wy=5,6 by=5",
+            "a = Conv(x, w) l = Gather<axis=1>(a, i) r = Gather<axis=1>(a, j) b = Conv(l, w2) c = Conv(r, w3) d = Mul(b, c) " + HEAD.format("d"), "4 4 6"),
+    Network("pixel_shuffle", "x:N,3,6,6 w=24,3,1,1 w2=4,6,3,3 wy=5,4 by=5", 'a = Conv(x, w) d = DepthToSpace<blocksize=2, mode="CRD">(a) c = Conv(d, w2) ' + HEAD.format("c"), "4 6"),
+    Network("pixel_shuffle_written_out", "x:N,3,6,6 w=24,3,1,1 w2=4,6,3,3 wy=5,4 by=5 to={0,6,2,2,6,6} back={0,6,12,12}",
+            "a = Conv(x, w) r = Reshape(a, to) t = Transpose<perm=[0,1,4,2,5,3]>(r) d = Reshape(t, back) c = Conv(d, w2) " + HEAD.format("c"), "4 6"),
+    Network("group_norm_written_out", "x:N,3,6,6 w=8,3,1,1 to={0,4,-1} s=4 t=4 s2=8,1,1 t2=8,1,1 w2=6,8,1,1 wy=5,6 by=5",
+            "a = Conv(x, w) r = Reshape(a, to) n = InstanceNormalization(r, s, t) sh = Shape(a) b = Reshape(n, sh) m = Mul(b, s2) d = Add(m, t2) c = Conv(d, w2) " + HEAD.format("c"), "4 6"),
+    Network("unet", "x:N,3,8,8 w=4,3,3,3 w2=6,4,3,3 w3=6,5,2,2 b3=5 w4=7,9,3,3 wy=5,7 by=5 scales=f{1,1,2,2} w5=6,6,1,1",
+            "a = Conv<pads=[1,1,1,1]>(x, w) d = Conv<pads=[1,1,1,1], strides=[2,2]>(a, w2) u0 = Conv(d, w5) u = ConvTranspose<strides=[2,2]>(u0, w3, b3) c = Concat<axis=1>(a, u) e = Conv(c, w4) " + HEAD.format("e"), "4 5 6 6 7"),
+    Network("resized", "x:N,3,8,8 w=4,3,3,3 w2=6,4,3,3 w4=7,4,1,1 wy=5,7 by=5 scales=f{1,1,2,2} w5=4,6,1,1",
+            "a = Conv<pads=[1,1,1,1]>(x, w) d = Conv<pads=[1,1,1,1], strides=[2,2]>(a, w2) u0 = Conv(d, w5) u = Resize(u0, , scales) c = Add(a, u) e = Conv(c, w4) " + HEAD.format("e"), "4 6 7"),
+    Network("resized_to_size", "x:N,3,8,8 w=4,3,3,3 w2=6,4,3,3 w7=5,6 by=5 start={0} end={2} axis={0} hw={8,8}",
+            "a = Conv<pads=[1,1,1,1]>(x, w) d = Conv<pads=[1,1,1,1], strides=[2,2]>(a, w2) s = Shape(d) n = Slice(s, start, end, axis) z = Concat<axis=0>(n, hw) u = Resize(d, , , z) " + HEAD.format("u").replace("wy", "w7"), "4 6"),
+    Network("channels_last", "x:N,6,6,3 w=8,3,3,3 w2=6,8,1,1 b=8 wy=6,5",
+            "t = Transpose<perm=[0,3,1,2]>(x) a = Conv(t, w) l = Transpose<perm=[0,2,3,1]>(a) d = Add(l, b) r = Relu(d) k = Transpose<perm=[0,3,1,2]>(r) c = Conv(k, w2) "
+            "e = Transpose<perm=[0,2,3,1]>(c) m = ReduceMean<axes=[1,2], keepdims=0>(e) y = MatMul(m, wy)", "6 8"),
+    Network("weight_behind_nodes", "x:N,5 w=8,5 v=1,8,6 i={0} u=6,4", "wt = Transpose<perm=[1,0]>(w) wi = Identity(wt) a = MatMul(x, wi) vs = Squeeze(v, i) b = MatMul(a, vs) k = Cast<to=1>(u) y = MatMul(b, k)", "6 8"),
+    Network("weights_in_constants", "x:N,5 w=5,3", "a = MatMul(x, w) b = Constant<value_floats=[0.5,1.5,-2.5]>() c = Add(a, b) v = Constant<value=float[3,2] {1,2,3,4,5,6}>() y = MatMul(c, v)", "3"),
+    Network("weight_used_twice", "x:N,5 w=5,8 v=8,8 u=8,4", "a = MatMul(x, w) r = Relu(a) b = MatMul(r, v) s = Relu(b) c = MatMul(s, v) y = MatMul(c, u)", "8"),
+    Network("tied_embedding", "x:N,7 e=7,8 w=8,12 v=12,8", "a = MatMul(x, e) h = MatMul(a, w) r = Relu(h) b = MatMul(r, v) t = Transpose<perm=[1,0]>(e) y = MatMul(b, t)", "8 12"),
+    Network("quantized_weights", "x:N,3,6,6 q=n8,3,3,3 s=+8 z=n8 b=h8 q2=n6,8,1,1 s2=f#0.1 wy=5,6 by=5",
+            "w = DequantizeLinear<axis=0>(q, s, z) bf = DequantizeLinear<axis=0>(b, s) a = Conv(x, w, bf) r = Relu(a) w2 = DequantizeLinear(q2, s2) c = Conv(r, w2) " + HEAD.format("c"), "6 8"),
+    Network("multiplier", "x:N,3,6,6 w=4,3,1,1 w2=8,1,3,3 b2=8 w3=6,8,1,1 wy=5,6 by=5", "a = Conv(x, w) d = Conv<group=4>(a, w2, b2) c = Conv(d, w3) " + HEAD.format("c"), "4 6"),
+    Network("sum_over_channels", "x:N,5,6 w=6,8 b=8 d={2}", "a = MatMul(x, w) c = Add(a, b) y = ReduceSum(c, d)", "8"),
+    Network("scaled_by_length", "x:N,3,6,6 w=8,3,1,1 one=#1 wy=5,8 by=5", "a = Conv(x, w) s = Shape(a) c = Gather(s, one) f = Cast<to=1>(c) d = Div(a, f) " + HEAD.format("d"), ""),
+)  # fmt: skip
