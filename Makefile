@@ -23,9 +23,9 @@ demo: $(READY) ## Prune models/resnet.onnx by half, into demo/
 	  'What this shows:' \
 	  '* Half of the channels are gone, so about three quarters of the weights and of the multiply-accumulates are.' \
 	  '* The accuracy fell with them: nothing has repaired the remaining weights yet. Repair without training comes' \
-	  '  with a later version; until then, train the pruned model further, or remove less.' \
-	  '* The proof line says that the surgery was right: the file computes what the original computes with the' \
-	  '  removed channels set to zero. It says nothing about accuracy.' \
+	  '  with a later version.' \
+	  '* The proof line says that the surgery was right: the file computes what the original computes with the removed' \
+	  '  channels set to zero where they are summed. It says nothing about accuracy.' \
 	  '* The latency is that of this machine, both models measured in turns.' \
 	  '* The model is demo/resnet.slim.onnx, the report demo/report.html (also .md and .json), the plan demo/plan.json.'
 
@@ -40,9 +40,10 @@ lint: $(READY) ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY) $(ZOO) ## Measure what is covered and how fast the results are
+bench: $(READY) $(ZOO) ## Measure what is covered, how fast the engine is, and how fast its results are
 	$(BIN)/python bench/coverage.py
 	$(BIN)/python bench/speed.py
+	$(BIN)/python bench/latency.py
 
 models: $(READY) ## Train the models in models/ again (needs PyTorch and Fashion-MNIST; see models/README.md)
 	$(INSTALL) --editable ".[dev,train]"

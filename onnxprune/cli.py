@@ -55,7 +55,7 @@ class RoundTo(click.ParamType):
         """Returns the word or the number."""
         if value == "auto":
             return "auto"
-        if not str(value).isdigit() or int(value) < 1:
+        if not str(value).isdecimal() or int(value) < 1:
             self.fail(f"{value!r} is neither 'auto' nor a whole number from 1 on", param, ctx)
         return int(value)
 
@@ -92,6 +92,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
             except OSError as error:
                 raise OutputError(f"the log {str(log_file)!r} cannot be written ({error.strerror})") from error
         logging.basicConfig(level=logging.DEBUG if verbose > 1 or log_file else logging.INFO, handlers=logs or None)
+        logging.captureWarnings(True)
         if not logs:
             logging.disable(logging.CRITICAL)
         return command(quiet=quiet, **options)
@@ -116,7 +117,7 @@ def machine(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Execution provider to run on.",
         ),
         click.option("--threads", type=click.IntRange(1), help="Threads; the available cores by default."),
-        click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything that is random."),
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything that is random."),
     ):
         command = option(command)
     return command
@@ -331,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = cli.main(arguments, standalone_mode=False, obj=context)
+        code = cli.main(arguments, "onnxprune", standalone_mode=False, obj=context)
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except BaseException as error:

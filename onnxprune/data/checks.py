@@ -90,6 +90,8 @@ def checked_labels(labels: np.ndarray, count: int, origin: str) -> np.ndarray:
         raise CalibrationError(
             f"{origin}: 'labels' has the shape {_words(labels.shape)} for {count} samples: give one label per sample"
         )
+    if int(labels.min(initial=0)) < 0:
+        raise CalibrationError(f"{origin}: 'labels' has the value {labels.min()}: give class numbers from 0 on")
     return labels.reshape(count).astype(np.int64)
 
 

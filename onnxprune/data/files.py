@@ -66,13 +66,14 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            if zipfile.is_zipfile(file):
+                raise CalibrationError(f"{path}: the file is an archive of named arrays: name it .npz")
+            file.seek(0)
+            np.lib.format.read_magic(file)
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
-    if isinstance(array, np.ndarray):
-        return array
-    array.close()
-    raise CalibrationError(f"{path}: the file is an archive of named arrays: name it .npz")
 
 
 def _unreadable(path: Path, error: Exception) -> CalibrationError:

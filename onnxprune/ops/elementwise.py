@@ -22,7 +22,9 @@ ARITHMETIC = (
 
 @channel_rule(*ACTIVATIONS, *FUNCTIONS, *ARITHMETIC, "Identity", "Cast", "Clip", "Dropout")
 def elementwise(node: NodeView) -> Facts:
-    """Every output element depends on the elements at its own place alone."""
+    """Every output element depends on the elements at its own place alone. Broadcasting of opset 6 has no rule."""
+    if node.attribute("broadcast", 0):
+        return
     for result in node.outputs:
         if result is not None:
             yield from broadcast([value for value in node.inputs if value is not None], result)

@@ -31,8 +31,7 @@ class Operands:
             if operand is None or operand.name not in known.values:
                 continue
             present = int(np.ravel(known.values[operand.name])[where.element])
-            implied = node.op == "Reshape" and (present == -1 or (present == 0 and not node.attrs.get("allowzero", 0)))
-            if present != target and not implied:
+            if present != target and not _implied(node, where.element, present, target, known):
                 slots.setdefault(where.slot, {})[where.element] = (present, target)
         for slot, changes in slots.items():
             self._rewrite(node, slot, changes, known)
@@ -115,6 +114,14 @@ class Operands:
             name += "_"
         self._names.add(name)
         return name
+
+
+def _implied(node: gs.Node, element: int, present: int, target: int, known: Shapes) -> bool:
+    """Whether a Reshape finds the size itself: -1 is the rest, 0 the size of the input at the same place."""
+    if node.op != "Reshape" or (present == 0 and node.attrs.get("allowzero", 0)):
+        return False
+    source = known.shapes.get(node.inputs[0].name, ())
+    return present == -1 or (present == 0 and (element >= len(source) or source[element] == target))
 
 
 def stored_tensor_behind(tensor: gs.Tensor) -> np.ndarray | None:

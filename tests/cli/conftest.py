@@ -94,6 +94,7 @@ def _quiet_afterwards() -> Iterator[None]:
     handlers, level = list(logging.root.handlers), logging.root.level
     yield
     logging.disable(logging.NOTSET)
+    logging.captureWarnings(False)
     logging.root.setLevel(level)
     for handler in [handler for handler in logging.root.handlers if handler not in handlers]:
         logging.root.removeHandler(handler)

@@ -130,6 +130,7 @@ ELEMENTWISE = (
     Case("mul_one", "x:2,6,4,3 w=1", "y = Mul(x, w)", "x0:2 x1:6 x2:4 x3:3"),
     Case("mul_scalar", "x:2,6,4,3 w=()", "y = Mul(x, w)", "x0:2 x1:6 x2:4 x3:3"),
     Case("sub_same", "a:2,6,4 b:2,6,4", "y = Sub(a, b)", "a0:2 a1:6 a2:4"),
+    Case("add_opset_6", "x:2,6,4 w=6", "y = Add<broadcast=1, axis=1>(x, w)", "", 6),
     Case("add_outer", "a:6,1 b:1,5", "y = Add(a, b)", "a0:6 b1:5"),
     Case("max_of_three", "a:2,6,4 b:6,1 c:4", "y = Max(a, b, c)", "a0:2 a1:6 a2:4"),
     Case("sum_of_one", "x:2,6,4", "y = Sum(x)", "x0:2 x1:6 x2:4"),
@@ -196,6 +197,7 @@ RESHAPING = (
     Case("reshape_from_shape_split", "x:2,5,12 i=#0 j=#1 z={0} h={3} d={4}",
          "s = Shape(x) n = Gather(s, i) k = Unsqueeze(n, z) m = Gather(s, j) l = Unsqueeze(m, z) "
          "p = Concat<axis=0>(k, l, h, d) y = Reshape(x, p)", "x0:2 x1:5 x2:3"),
+    Case("reshape_copied_elsewhere", "x:4,4,6 s={-1,0,3}", "y = Reshape(x, s)", "x1:2 x2:2"),
     Case("flatten", "x:2,6,2,3", "y = Flatten(x)", "x0:2 x1:6"),
     Case("flatten_0", "x:4,6", "y = Flatten<axis=0>(x)", "x0:4"),
     Case("flatten_2", "x:2,6,4,3", "y = Flatten<axis=2>(x)", "x0:2 x2:4"),

@@ -88,9 +88,7 @@ def violation(case: Case, channels: Channels, removals: Removals, seed: int = 0)
     expected = _run(to_proto(silence(channels, removals)), feeds, case.run)
     small = _with_shapes(to_proto(sliced), channels, gone)
     found = _run(small, {name: take(x, gone.by_tensor.get(name, {})) for name, x in feeds.items()}, case.run)
-    return max(
-        difference(take(values, gone.by_tensor.get(name, {})), found[name]) for name, values in expected.items()
-    )
+    return max(difference(take(values, gone.by_tensor.get(name, {})), found[name]) for name, values in expected.items())
 
 
 def _with_shapes(proto: onnx.ModelProto, channels: Channels, gone: Gone) -> onnx.ModelProto:

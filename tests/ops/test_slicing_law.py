@@ -50,9 +50,7 @@ def test_exactly_the_expected_axes_are_free(name: str) -> None:
 def test_sliced_node_computes_a_slice(name: str) -> None:
     case, channels = BY_NAME[name], channels_of(name)
 
-    @settings(
-        max_examples=5, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=5, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(some_removals(channels), st.integers(0, 99))
     def holds(removals: dict[str, list[int]], seed: int) -> None:
         assert violation(case, channels, removals, seed) <= LIMIT[case.run]

@@ -61,13 +61,13 @@ NETWORKS = (
             "q = Pad(t, pads) d = Add(b, q) r = Relu(d) " + HEAD.format("r"), "4 4"),
     Network("shuffle", "x:N,3,6,6 w=8,3,1,1 w2=8,4,1,1 w3=8,1,3,3 w4=8,4,1,1 to={0,2,4,6,6} back={0,8,6,6} wy=5,8 by=5",
             "a = Conv(x, w) b = Conv<group=2>(a, w2) r = Reshape(b, to) t = Transpose<perm=[0,2,1,3,4]>(r) k = Reshape(t, back) "
-            "c = Conv<group=8, pads=[1,1,1,1]>(k, w3) d = Conv<group=2>(c, w4) " + HEAD.format("d"), "4 4 4"),
+            "c = Conv<group=8, pads=[1,1,1,1]>(k, w3) d = Conv<group=2>(c, w4) " + HEAD.format("d"), "2 4 4"),
     Network("shuffle_residual", "x:N,3,6,6 w=8,3,1,1 w2=8,4,1,1 w4=8,4,1,1 to={-1,2,4,6,6} back={-1,8,6,6} wy=5,8 by=5",
             "a = Conv(x, w) b = Conv<group=2>(a, w2) r = Reshape(b, to) t = Transpose<perm=[0,2,1,3,4]>(r) k = Reshape(t, back) "
-            "d = Conv<group=2>(k, w4) e = Add(a, d) " + HEAD.format("e"), "4 4"),
+            "d = Conv<group=2>(k, w4) e = Add(a, d) " + HEAD.format("e"), "2 4"),
     Network("attention", QKV + " heads={0,5,3,4} merged={0,5,12}", ATTENTION, "3"),
     Network("attention_biased", QKV + " bq=12 wp=6,8 bp=8 wr=8,6 heads={0,-1,3,4} merged={0,-1,12}",
-            "i = MatMul(x, wp) ib = Add(i, bp) ir = Relu(ib) j = MatMul(ir, wr)" + ATTENTION.replace("(x,", "(j,").replace("k4 =", "kb = Add(k, bq) k4 =").replace("(k, heads)", "(kb, heads)"), "3 8"),
+            "i = MatMul(x, wp) ib = Add(i, bp) ir = Relu(ib) j = MatMul(ir, wr)" + ATTENTION.replace("(x,", "(j,").replace("k4 =", "kb = Add(k, bq) k4 =").replace("(k, heads)", "(kb, heads)"), "3 6 8"),
     Network("attention_computed", QKV.replace("N,5", "N,T") + " zero=#0 one=#1 axis={0} h={3} d={4} hd={12}", COMPUTED + ATTENTION, "3"),
     Network("attention_rest", QKV.replace("N,5", "N,T") + " zero=#0 one=#1 axis={0} h={3} d={4} hd={-1}", COMPUTED + ATTENTION, "3"),
     Network("attention_same_shape_twice", QKV + " wq2=6,8 wo2=8,6 heads={0,5,4,2} merged={0,5,8}",
@@ -144,5 +144,5 @@ NETWORKS = (
             "w = DequantizeLinear<axis=0>(q, s, z) bf = DequantizeLinear<axis=0>(b, s) a = Conv(x, w, bf) r = Relu(a) w2 = DequantizeLinear(q2, s2) c = Conv(r, w2) " + HEAD.format("c"), "6 8"),
     Network("multiplier", "x:N,3,6,6 w=4,3,1,1 w2=8,1,3,3 b2=8 w3=6,8,1,1 wy=5,6 by=5", "a = Conv(x, w) d = Conv<group=4>(a, w2, b2) c = Conv(d, w3) " + HEAD.format("c"), "4 6"),
     Network("sum_over_channels", "x:N,5,6 w=6,8 b=8 d={2}", "a = MatMul(x, w) c = Add(a, b) y = ReduceSum(c, d)", "8"),
-    Network("scaled_by_length", "x:N,3,6,6 w=8,3,1,1 one=#1 wy=5,8 by=5", "a = Conv(x, w) s = Shape(a) c = Gather(s, one) f = Cast<to=1>(c) d = Div(a, f) " + HEAD.format("d"), ""),
+    Network("scaled_by_length", "x:N,3,6,6 w=8,3,1,1 one=#1 wy=5,8 by=5", "a = Conv(x, w) s = Shape(a) c = Gather(s, one) n = Cast<to=1>(c) d = Div(a, n) " + HEAD.format("d"), ""),
 )  # fmt: skip
