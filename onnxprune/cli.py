@@ -27,7 +27,7 @@ UNEXPECTED = SurgeryError.exit_code
 """What no rule foresaw is our bug, as a failed proof is."""
 
 
-class Shape(click.ParamType):
+class Shape(click.ParamType[tuple[str, tuple[int, ...]]]):
     """``NAME:1x3x224x224``."""
 
     name = "NAME:AxBxC"
@@ -46,7 +46,7 @@ class Shape(click.ParamType):
         return name, shape
 
 
-class RoundTo(click.ParamType):
+class RoundTo(click.ParamType[int | str]):
     """``auto`` or a whole number."""
 
     name = "auto|N"
@@ -85,19 +85,39 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
             check_suffix(path)
         texts = [*options["reports"], *([log_file] if log_file else [])]
         check_outputs((), texts, inputs_among(options), force=True)
-        logs: list[logging.Handler] = [logging.StreamHandler(sys.stderr)] if verbose else []
-        if log_file is not None:
-            try:
-                logs.append(logging.FileHandler(log_file))
-            except OSError as error:
-                raise OutputError(f"the log {str(log_file)!r} cannot be written ({error.strerror})") from error
-        logging.basicConfig(level=logging.DEBUG if verbose > 1 or log_file else logging.INFO, handlers=logs or None)
-        logging.captureWarnings(True)
-        if not logs:
-            logging.disable(logging.CRITICAL)
-        return command(quiet=quiet, **options)
+        with logs(verbose, log_file):
+            return command(quiet=quiet, **options)
 
     return wrapped
+
+
+@contextlib.contextmanager
+def logs(verbose: int, log_file: Path | None) -> Iterator[None]:
+    """Leads logs and Python's warnings to where the options say, and nowhere else."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr) if verbose else logging.NullHandler()]
+    if log_file is not None:
+        try:
+            handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+        except OSError as error:
+            reason = error.strerror
+            raise OutputError(
+                f"the log {str(log_file)!r} cannot be written ({reason}): give another --log-file"
+            ) from error
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+        logging.root.addHandler(handler)
+    ours = logging.getLogger("onnxprune")
+    level = ours.level
+    ours.setLevel(logging.DEBUG if verbose > 1 or log_file else logging.INFO)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        ours.setLevel(level)
+        for handler in handlers:
+            logging.root.removeHandler(handler)
+            handler.close()
 
 
 def inputs_among(options: Mapping[str, Any]) -> list[Path]:
@@ -117,7 +137,9 @@ def machine(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Execution provider to run on.",
         ),
         click.option("--threads", type=click.IntRange(1), help="Threads; the available cores by default."),
-        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything that is random."),
+        click.option(
+            "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything that is random."
+        ),
     ):
         command = option(command)
     return command

@@ -85,8 +85,9 @@ def test_the_code_in_the_guide_is_the_code() -> None:
     text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 4
-    assert [block for block in blocks if block not in text] == []
+    cases = re.findall(r"^ +Case\(.*\),$", guide, re.MULTILINE)
+    assert (len(blocks), len(cases)) == (3, 2)
+    assert [piece for piece in (*blocks, *cases) if piece not in text] == []
 
 
 def test_the_pasted_run_is_what_the_command_prints() -> None:

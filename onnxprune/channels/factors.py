@@ -8,6 +8,7 @@ factor that no node sums over (heads rather than head dimensions), its only live
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -68,9 +69,9 @@ def _refine(sides: tuple[list[int], list[int]], lengths: Sequence[int]) -> Block
     for side in sides:
         cuts.update(np.cumprod([lengths[axis] for axis in reversed(side)]).tolist())
     order = sorted(cuts, reverse=True)
-    if any(outer % inner for outer, inner in zip(order, order[1:], strict=False)):
+    if any(outer % inner for outer, inner in pairwise(order)):
         return None
-    factors = tuple(outer // inner for outer, inner in zip(order, order[1:], strict=False))
+    factors = tuple(outer // inner for outer, inner in pairwise(order))
     axes = []
     for side in sides:
         position = 0
@@ -148,6 +149,9 @@ class Factoring:
         if part is None:
             dead = next((self._factor(merged, p).dead for p in merged.parts if self._factor(merged, p).dead), None)
             reasons[merged.number] = dead or "its factors cannot be told apart"
+            for other in merged.parts:
+                factor = self._factor(merged, other)
+                factor.dead = factor.dead or reasons[merged.number]
             return
         chosen = self._find((merged.number, part))
         self._factors[chosen].taken = True
@@ -211,8 +215,8 @@ class Factoring:
             by_root.setdefault(self._find(key), []).append(key)
         dead: dict[int, str] = {}
         for source in (found.frozen, found.inexact):
-            for axis, reason in source.items():
-                dead.setdefault(int(self._classes[axis]), reason)
+            for axis, cause in source.items():
+                dead.setdefault(int(self._classes[axis]), cause)
         summed = {int(self._classes[axis]) for axis in found.contracted}
         for root, keys in by_root.items():
             numbers = {number for number, part in keys if part is None}

@@ -93,7 +93,7 @@ def analyze(model: object, sizes: dict[str, Shape] | None = None, *, boundary: b
     Raises:
         ModelError: the model cannot be read.
     """
-    graph = load(model)  # type: ignore[arg-type]
+    graph = load(model)
     untie(graph)
     shapes = infer_shapes(graph, sizes)
     found = collect(graph, shapes, boundary=boundary)
@@ -206,7 +206,8 @@ def _split(space: _Space, found: Statements, stored: set[str]) -> list[ChannelGr
     total = int(space.offsets[-1])
     edges = (np.concatenate(space.rows), np.concatenate(space.columns)) if space.rows else (np.zeros(0, int),) * 2
     matrix = coo_matrix((np.ones(len(edges[0]), np.int8), edges), shape=(total, total))
-    count, label = connected_components(matrix, directed=False)
+    count, components = connected_components(matrix, directed=False)
+    label = components.astype(np.int64)
     number = np.repeat(np.arange(len(space.lengths)), space.lengths)
     signature = _signatures(label, number, count)
     _, group_of_unit = np.unique(signature, return_inverse=True)
@@ -233,7 +234,7 @@ def _split(space: _Space, found: Statements, stored: set[str]) -> list[ChannelGr
 
 def _signatures(label: Index, number: Index, count: int) -> Index:
     """A 64-bit sum for each unit of the classes that it touches and how often."""
-    pairs, often = np.unique(label.astype(np.int64) * (int(number.max()) + 1) + number, return_counts=True)
+    pairs, often = np.unique(label * (int(number.max()) + 1) + number, return_counts=True)
     unit, touched = np.divmod(pairs, int(number.max()) + 1)
     random = np.random.default_rng(0).integers(1, 2**62, int(number.max()) + 1, np.uint64)
     mixed = random[touched] * (2 * often.astype(np.uint64) + np.uint64(1))

@@ -53,7 +53,7 @@ def bench(
     overrides = {name: tuple(int(size) for size in shape) for name, shape in (input_shape or {}).items()}
     names, sessions, feeds, protos = [], {}, {}, []
     for number, model in enumerate(models):
-        proto = to_proto(load(model))  # type: ignore[arg-type]
+        proto = to_proto(load(model))
         path = str(model) if isinstance(model, str | os.PathLike) else f"model {number + 1}"
         name = path if path not in sessions else f"{path} ({number + 1})"
         sessions[name] = open_session(proto, options)

@@ -54,7 +54,7 @@ def compare(
         raise UsageError("compare needs samples: give --data SRC")
     watch = Stopwatch(progress)
     start = time.perf_counter()
-    graphs = [load(model) for model in (base, candidate)]  # type: ignore[arg-type]
+    graphs = [load(model) for model in (base, candidate)]
     protos = [to_proto(graph) for graph in graphs]
     options = SessionOptions(ep, threads)
     first = open_session(protos[0], options)

@@ -34,7 +34,7 @@ def inspect(
         UsageError: ``input_shape`` does not fit it.
     """
     start = time.perf_counter()
-    graph = load(model, external_root=external_root)  # type: ignore[arg-type]
+    graph = load(model, external_root=external_root)
     proto = to_proto(graph)
     overrides = {name: tuple(int(size) for size in shape) for name, shape in (input_shape or {}).items()}
     try:

@@ -75,7 +75,7 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
     start = time.perf_counter()
     options = SessionOptions(recipe.ep, recipe.threads)
     with watch.stage("load"):
-        graph = load(model, external_root=recipe.external_root)  # type: ignore[arg-type]
+        graph = load(model, external_root=recipe.external_root)
         proto = to_proto(graph)
         base = open_session(proto, options)
         inputs = choose_inputs(proto, base, recipe)

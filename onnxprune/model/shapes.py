@@ -199,38 +199,40 @@ class ShapeWalk:
     def _evaluate(self, node: gs.Node, knowledge: Operator) -> bool:
         """Computes the node's outputs where all it reads is known; the lengths that Shape reads are known too."""
         known = self.known
-        if node.op in ("Shape", "Size"):
-            if node.inputs[0].name not in known.shapes:
-                return False
-            axes = [
-                frozenset([Axis(node.inputs[0].name, dim)]) for dim in range(len(known.shapes[node.inputs[0].name]))
-            ]
-            inputs = [np.array(known.shapes[node.inputs[0].name], np.int64)]
-            origins = [_objects(axes)]
-            stored = False
-        else:
-            if any(tensor.name and tensor.name not in known.values for tensor in node.inputs):
-                return False
-            present = [tensor.name for tensor in node.inputs if tensor.name]
-            inputs = [known.values[name] for name in present]
-            origins = [known.origins.get(name, None) for name in present]
-            stored = all(name in known.stored for name in present)
-        view = known.view(node, opset_of(self.graph, node.domain))
-        if knowledge.values is None:
+        found = self._lengths(node) if node.op in ("Shape", "Size") else self._known_inputs(node)
+        if found is None or knowledge.values is None:
             return False
+        inputs, origins, stored = found
+        view = known.view(node, opset_of(self.graph, node.domain))
         try:
             outputs = knowledge.values(view, inputs)
         except (ValueError, IndexError, TypeError, ZeroDivisionError) as error:
             LOG.debug("cannot evaluate %s: %s", node_name(node), error)
             return False
+        if any(output.size > LARGEST_VALUE for output in outputs):
+            return False
         traced = self._trace(view, knowledge, inputs, origins, outputs)
         for position, (tensor, output) in enumerate(zip(node.outputs, outputs, strict=False)):
-            if output.size > LARGEST_VALUE:
-                return False
             self._set_value(tensor.name, output, stored=stored)
             if traced is not None:
                 known.origins[tensor.name] = traced[position]
         return True
+
+    def _lengths(self, node: gs.Node) -> tuple[list[Array], list[Array | None], bool] | None:
+        name = node.inputs[0].name
+        shape = self.known.shapes.get(name)
+        if shape is None:
+            return None
+        axes = _objects([frozenset([Axis(name, dim)]) for dim in range(len(shape))])
+        return [np.array(shape, np.int64)], [axes], False
+
+    def _known_inputs(self, node: gs.Node) -> tuple[list[Array], list[Array | None], bool] | None:
+        known = self.known
+        names = [tensor.name for tensor in node.inputs if tensor.name]
+        if any(name not in known.values for name in names):
+            return None
+        origins = [known.origins.get(name) for name in names]
+        return [known.values[name] for name in names], origins, all(name in known.stored for name in names)
 
     def _trace(
         self, view: NodeView, knowledge: Operator, inputs: list[Array], origins: list[Array | None], outputs: Any
@@ -241,11 +243,9 @@ class ShapeWalk:
             np.full(value.shape, _NOTHING, object) if origin is None else origin
             for value, origin in zip(inputs, origins, strict=True)
         ]
-        if knowledge.moves and view.op != "Concat":
-            moved = knowledge.values(view, [full[0], *inputs[1:]]) if knowledge.values else ()
+        if knowledge.moves and knowledge.values is not None:
+            moved = knowledge.values(view, full if view.op == "Concat" else [full[0], *inputs[1:]])
             return [np.asarray(item, object) for item in moved]
-        if knowledge.moves:
-            return [np.asarray(item, object) for item in knowledge.values(view, full)] if knowledge.values else None
         everything: Array = full[0]
         shape = outputs[0].shape
         try:

@@ -1,5 +1,8 @@
 """Operators that work element by element, with broadcasting."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from onnxprune.channels.facts import Facts, free
@@ -11,8 +14,8 @@ ACTIVATIONS = (
     "Softplus", "Softsign", "Swish", "Tanh", "ThresholdedRelu",
 )  # fmt: skip
 FUNCTIONS = (
-    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Ceil", "Cos", "Cosh", "Erf", "Exp", "Floor",
-    "IsInf", "IsNaN", "Log", "Neg", "Not", "Reciprocal", "Round", "Sign", "Sin", "Sinh", "Sqrt", "Tan",
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Ceil", "Cos", "Cosh", "Erf", "Exp",
+    "Floor", "IsInf", "IsNaN", "Log", "Neg", "Not", "Reciprocal", "Round", "Sign", "Sin", "Sinh", "Sqrt", "Tan",
 )  # fmt: skip
 ARITHMETIC = (
     "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual",
@@ -38,11 +41,12 @@ def cast_like(node: NodeView) -> Facts:
         yield free(node.weight(1).axis(dim))
 
 
-_UNARY = {
+_UNARY: dict[str, Callable[..., Any]] = {
     "Identity": np.array, "Neg": np.negative, "Abs": np.abs, "Floor": np.floor, "Ceil": np.ceil, "Sqrt": np.sqrt,
-    "Not": np.logical_not, "Sign": np.sign, "Round": np.round, "Exp": np.exp, "Log": np.log, "Reciprocal": np.reciprocal,
+    "Not": np.logical_not, "Sign": np.sign, "Round": np.round, "Exp": np.exp, "Log": np.log,
+    "Reciprocal": np.reciprocal,
 }  # fmt: skip
-_BINARY = {
+_BINARY: dict[str, Callable[..., Any]] = {
     "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Pow": np.power, "And": np.logical_and, "Or": np.logical_or,
     "Equal": np.equal, "Greater": np.greater, "GreaterOrEqual": np.greater_equal, "Less": np.less,
     "LessOrEqual": np.less_equal, "Max": np.maximum, "Min": np.minimum,

@@ -27,7 +27,7 @@ def concat(node: NodeView) -> Facts:
 
 @channel_rule("Split", operands=(1,))
 def split(node: NodeView) -> Facts:
-    """Pieces follow one another along ``axis``; their sizes are counts, written out where the file leaves them implied."""
+    """Pieces follow one another along ``axis``; sizes that the file leaves implied are written out where they must."""
     x = node.data
     axis = node.attribute("axis", 0) % x.rank
     offset = 0
@@ -117,7 +117,8 @@ def slice_value(node: NodeView, inputs: list[Array]) -> list[Array]:
         starts, ends = node.attribute("starts"), node.attribute("ends")
         axes, steps = node.attribute("axes") or range(len(starts)), [1] * len(starts)
     else:
-        operands = {slot: np.ravel(value.known) for slot, value in enumerate(node.inputs) if value and slot}
+        known = {slot: node.known(slot) for slot in range(1, len(node.inputs))}
+        operands = {slot: np.ravel(values) for slot, values in known.items() if values is not None}
         starts, ends = operands[1].tolist(), operands[2].tolist()
         axes = operands[3].tolist() if 3 in operands else range(len(starts))
         steps = operands[4].tolist() if 4 in operands else [1] * len(starts)

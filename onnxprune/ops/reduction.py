@@ -1,9 +1,17 @@
 """Reductions and searches along axes."""
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
 from onnxprune.channels.facts import Facts, Freeze, Tie
 from onnxprune.channels.registry import Array, NodeView, channel_rule, value_rule
 
 SUMS = ("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
+REDUCERS: dict[str, Callable[..., Any]] = {
+    "ReduceProd": np.prod, "ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min,
+}  # fmt: skip
 OTHERS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
 
 
@@ -50,9 +58,7 @@ def search(node: NodeView) -> Facts:
 @value_rule("ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin")
 def reduction_value(node: NodeView, inputs: list[Array]) -> list[Array]:
     """A reduction over the axes, or over everything."""
-    import numpy as np
-
-    function = {"ReduceProd": np.prod, "ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min}[node.op]
+    function = REDUCERS[node.op]
     listed = node.attribute("axes") if len(inputs) < 2 else inputs[1].tolist()
     axes = tuple(int(axis) for axis in listed) if listed else None
     if axes is None and node.attribute("noop_with_empty_axes", 0):

@@ -46,4 +46,4 @@ def constant_of_shape_value(node: NodeView, inputs: list[Array]) -> list[Array]:
 def range_value(node: NodeView, inputs: list[Array]) -> list[Array]:
     """Numbers in steps."""
     start, limit, delta = (value.ravel()[0] for value in inputs)
-    return [np.arange(start, limit, delta, inputs[0].dtype)]
+    return [np.asarray(np.arange(start, limit, delta), inputs[0].dtype)]

@@ -22,18 +22,15 @@ def describe_side(
     latency: Latency | None = None,
     metrics: Mapping[str, float | None] | None = None,
 ) -> Side:
-    """Returns one side of a report; the digest and size are the file's, or those of the model in memory."""
+    """Returns one side of a report; the digest is the file's where there is one, the size counts weights kept beside it."""
     from onnxprune.model.io import digest
 
+    size = None if proto is None else proto.ByteSize()
+    checksum = None
     if path is not None:
-        checksum, size = digest(path), path.stat().st_size
+        checksum = digest(path)
     elif proto is not None and proto.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:
-        content = proto.SerializeToString(deterministic=True)
-        checksum, size = hashlib.sha256(content).hexdigest(), len(content)
-    else:
-        checksum, size = None, proto.ByteSize() if proto is not None else None
-    if path is not None and proto is not None:
-        size = max(size or 0, proto.ByteSize() if proto.ByteSize() < 2**31 else 0)
+        checksum = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
     return Side(
         path=str(path) if path is not None else None,
         sha256=checksum,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
+from google.protobuf.message import EncodeError
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from onnxprune.errors import ModelError, ProviderError, UnsupportedOpError, UsageError

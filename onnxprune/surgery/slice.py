@@ -186,7 +186,7 @@ def _renumber(node: gs.Node, fact: Positions, channels: Channels, gone: Gone) ->
 
 def _set_attribute(node: gs.Node, fact: Count, channels: Channels, gone: Gone) -> None:
     where = fact.where
-    if not gone.lost(fact.axis).size or where.name not in node.attrs or not isinstance(where, Attribute):
+    if not isinstance(where, Attribute) or where.name not in node.attrs or not gone.lost(fact.axis).size:
         return
     count = gone.count(fact, channels.shapes.shapes[fact.axis.tensor][fact.axis.dim])
     if where.element is None:

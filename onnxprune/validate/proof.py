@@ -1,7 +1,7 @@
 """The proof: the masked original and the sliced model compute the same, on ONNX Runtime.
 
 Both run with graph optimizations off. The masked original silences removed channels where they are summed
-(``surgery.gates``); the difference of every output is held against that output's largest magnitude.
+(``surgery.gates``); every difference is held against the largest magnitude of its tensor.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,6 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
+from onnxprune.channels.collect import captured
 from onnxprune.channels.groups import Channels
 from onnxprune.errors import ValidationError
 from onnxprune.model.io import Graph, to_proto
@@ -21,9 +22,6 @@ from onnxprune.surgery.slice import Gone, Removals, take
 
 TOLERANCE = 1e-4
 TOLERANCE_HALF = 1e-2
-
-SATURATING = {"HardSigmoid", "LogSoftmax", "Sigmoid", "Softmax", "Tanh"}
-"""A difference disappears behind these, or is all rounding; they are compared at what they read."""
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -53,8 +51,7 @@ def prove(
 ) -> ProofResult:
     """Returns the largest difference between the masked original and the sliced model over all feeds.
 
-    Outputs that hold indices or counts, and outputs of saturating functions, are compared at the floating-point tensors
-    that they come from.
+    Both are held against each other where the last touched nodes end, see :func:`compared_tensors`.
 
     Raises:
         ModelError: ONNX Runtime cannot run the original.
@@ -63,10 +60,10 @@ def prove(
     options = options or SessionOptions()
     plain = SessionOptions(options.provider, options.threads, optimize=False)
     reference, candidate = silence(channels, removals), sliced.copy()
-    names = compared_tensors(channels)
+    gone = Gone(channels, removals)
+    names = compared_tensors(channels, gone)
     for graph in (reference, candidate):
         _expose(graph, channels, names)
-    gone = Gone(channels, removals)
     masked = open_session(to_proto(reference), plain)
     small = _open_sliced(to_proto(candidate), plain)
     worst = ProofResult(0.0, 0.0, TOLERANCE, "", 0)
@@ -81,25 +78,31 @@ def prove(
     return ProofResult(worst.max_abs, worst.relative, worst.limit, worst.output, runs)
 
 
-def compared_tensors(channels: Channels) -> list[str]:
-    """Returns the names of the tensors at which models are compared: outputs, or what indices and saturation hide."""
+def compared_tensors(channels: Channels, gone: Gone) -> list[str]:
+    """Returns the names of the tensors at which the models are compared.
+
+    Behind the last node that surgery touched both models are the same graph, so they are compared at what enters that
+    part: the output itself where its node was touched, else what indices, saturation (a sigmoid near zero is all
+    rounding) and the bodies of control flow compute it from.
+    """
     graph, types = channels.graph, channels.shapes.types
+    produced = {tensor.name: node for node in graph.nodes for tensor in node.outputs if tensor.name}
     names: list[str] = []
     seen: set[str] = set()
-    waiting = list(graph.outputs)
+    waiting = [tensor.name for tensor in graph.outputs]
     while waiting:
-        tensor = waiting.pop(0)
-        if tensor.name in seen or isinstance(tensor, gs.Constant):
+        name = waiting.pop(0)
+        node = produced.get(name)
+        if node is None or name in seen:
             continue
-        seen.add(tensor.name)
-        producer = tensor.inputs[0] if tensor.inputs else None
-        comparable = is_float(types.get(tensor.name, 0)) and (producer is None or producer.op not in SATURATING)
-        if producer is None or comparable:
-            if tensor not in graph.inputs:
-                names.append(tensor.name)
-        else:
-            waiting += [source for source in producer.inputs if source.name]
-    return names
+        seen.add(name)
+        touched = any(tensor.name in gone.by_tensor for tensor in (*node.inputs, *node.outputs))
+        if touched and is_float(types.get(name, 0)):
+            names.append(name)
+            continue
+        waiting += [tensor.name for tensor in node.inputs]
+        waiting += [outer for body in node.attrs.values() if isinstance(body, gs.Graph) for outer in sorted(captured(body))]
+    return names or [tensor.name for tensor in graph.outputs if tensor.name in produced]
 
 
 def is_float(element_type: int) -> bool:

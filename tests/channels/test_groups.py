@@ -174,8 +174,8 @@ def test_initializers_that_callers_may_override_are_frozen() -> None:
 
 
 def test_tensors_that_bodies_read_are_frozen() -> None:
-    proto = model("x:2,3 c:b w=3,6 v=6,4", "a = MatMul(x, w) b = If<then_branch = t () => (p) { p = Identity(a) }, "
-                  "else_branch = e () => (q) { q = Neg(a) }>(c) y = MatMul(b, v)")  # fmt: skip
+    proto = model("x:2,3 c:b w=3,6 v=6,4 u=6,5", "a = MatMul(x, w) b = If<then_branch = t () => (p) { p = Identity(a) }, "
+                  "else_branch = e () => (q) { q = Neg(a) }>(c) y = MatMul(b, v) z = MatMul(a, u)")  # fmt: skip
     group = next(group for group in analyze(proto).groups if Axis("w", 1) in group.weights)
     assert group.frozen == "is used inside the body of 'If_1' (If)"
 

@@ -1,7 +1,6 @@
 """A command line to run in this process, and a small model to run it on."""
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,19 +85,6 @@ def build(text: str, *, ir_version: int = 8, opset: int = 17, **weights: object)
 
 def small_model() -> onnx.ModelProto:
     return build(SMALL, w1=(32, 3, 3, 3), b1=(32,), w2=(16, 32, 3, 3), w3=(16, 4))
-
-
-@pytest.fixture(autouse=True)
-def _quiet_afterwards() -> Iterator[None]:
-    """The command sets up logging for its process, which here is that of all tests."""
-    handlers, level = list(logging.root.handlers), logging.root.level
-    yield
-    logging.disable(logging.NOTSET)
-    logging.captureWarnings(False)
-    logging.root.setLevel(level)
-    for handler in [handler for handler in logging.root.handlers if handler not in handlers]:
-        logging.root.removeHandler(handler)
-        handler.close()
 
 
 @pytest.fixture

@@ -186,7 +186,9 @@ def test_a_proof_that_fails(command, small, tmp_path, monkeypatch):
         return graph
 
     monkeypatch.setattr(line, "slice_channels", corrupt)
-    slim_refuses(command, 7, "please report", small, "--report", tmp_path / "r.json", "--save-plan", tmp_path / "p.json")
+    slim_refuses(
+        command, 7, "please report", small, "--report", tmp_path / "r.json", "--save-plan", tmp_path / "p.json"
+    )
 
 
 def test_a_result_that_is_slower_is_written_and_said(command, small, tmp_path, monkeypatch):
@@ -276,7 +278,9 @@ def test_names_from_the_model_do_not_reach_the_terminal_raw(command, small):
     assert result.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["ünïcode ☃.onnx", "with space.onnx", "-dash.onnx", "a.b.c.onnx", "noending", "x" * 240])
+@pytest.mark.parametrize(
+    "name", ["ünïcode ☃.onnx", "with space.onnx", "-dash.onnx", "a.b.c.onnx", "noending", "x" * 240]
+)
 def test_odd_file_names(command, small, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     small.rename(tmp_path / name)

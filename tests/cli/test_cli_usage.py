@@ -147,7 +147,9 @@ def test_plan_files_that_are_none(command, small, tmp_path):
 
 
 def test_a_plan_for_another_model(command, small, save, tmp_path):
-    other = save("agraph (float[N, 4] x) => (float[N, 2] y) { a = MatMul (x, v) y = MatMul (a, w) }", v=(4, 8), w=(8, 2))
+    other = save(
+        "agraph (float[N, 4] x) => (float[N, 2] y) { a = MatMul (x, v) y = MatMul (a, w) }", v=(4, 8), w=(8, 2)
+    )
     assert command.slim(other, "--save-plan", tmp_path / "p.json", "--dry-run").code == 0
     command.refuses(4, "'a'", "slim", small, "--no-latency", "--plan", tmp_path / "p.json")
 
@@ -198,4 +200,13 @@ def test_bench_and_compare_usage(command, small, tmp_path):
     other = onnx.load(small)
     other.graph.node[-1].output[0] = other.graph.output[0].name = "z"
     onnx.save(other, tmp_path / "other.onnx")
-    command.refuses(3, "lacks the output 'y'", "compare", small, tmp_path / "other.onnx", "--data", tmp_path / "d.npz", "--no-latency")
+    command.refuses(
+        3,
+        "lacks the output 'y'",
+        "compare",
+        small,
+        tmp_path / "other.onnx",
+        "--data",
+        tmp_path / "d.npz",
+        "--no-latency",
+    )
