@@ -42,15 +42,16 @@ def main() -> int:
     parser.add_argument("--save", action="store_true", help="keep the table in bench/results/latency.txt")
     options = parser.parse_args()
     round_to = options.round_to if options.round_to == "auto" else int(options.round_to)
-    lines = []
+    lines: list[str] = []
     good = True
+    head = f"{'model':<48} {'before ms':>9} {'after ms':>9} {'ratio':>7} {'low':>7} {'high':>7} {'MACs':>7}"
     for entry in collection():
         if options.only not in entry.name:
             continue
         if not lines:
             found = onnxprune.inspect(entry.open()).environment
             lines.append(f"ratio {options.ratio}, --round-to {round_to}; {found.cpu}, ONNX Runtime {found.onnxruntime}")
-            lines.append(f"{'model':<48} {'before ms':>9} {'after ms':>9} {'ratio':>7} {'low':>7} {'high':>7} {'MACs':>7}")
+            lines.append(head)
             print("\n".join(lines))
         try:
             line, better = row(entry, options.ratio, round_to, options.threads)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 # Rooms that share their name with a public function are loaded before it, or loading them later would hide it.
 import onnxprune.plan
 import onnxprune.score
-import onnxprune.slim  # noqa: F401
+import onnxprune.slim
+import onnxprune.validate  # noqa: F401
 
-del plan, score, slim  # noqa: F821
+del plan, score, slim, validate  # noqa: F821
 
 if TYPE_CHECKING:
     from onnxprune.channels.groups import analyze
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Plan": "plan.plan", "Recipe": "slim", "Result": "slim", "analyze": "channels.groups", "apply": "surgery.slice",
-    "bench": "commands.bench", "compare": "commands.compare", "inspect": "commands.inspect", "load": "model.io", "plan": "plan.plan",
-    "prove": "validate.proof", "save": "model.io", "score": "score.scores", "slim": "slim", "to_proto": "model.io",
-    "validate": "commands.compare",
+    "bench": "commands.bench", "compare": "commands.compare", "inspect": "commands.inspect", "load": "model.io",
+    "plan": "plan.plan", "prove": "validate.proof", "save": "model.io", "score": "score.scores", "slim": "slim",
+    "to_proto": "model.io", "validate": "commands.compare",
 }  # fmt: skip
 
 __all__ = [

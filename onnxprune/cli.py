@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import functools
 import io
@@ -136,7 +137,7 @@ def machine(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Execution provider to run on.",
         ),
-        click.option("--threads", type=click.IntRange(1), help="Threads; the available cores by default."),
+        click.option("--threads", type=click.IntRange(1, 1024), help="Threads; the available cores by default."),
         click.option(
             "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything that is random."
         ),
@@ -179,7 +180,8 @@ def inspect(
     """Say what is in MODEL, what can go, and what is frozen and why."""
     from onnxprune.commands.inspect import inspect as run
 
-    report = run(model, input_shape=dict(input_shape), external_root=external_root)
+    with bar(quiet=quiet) as progress:
+        report = run(model, input_shape=dict(input_shape), external_root=external_root, progress=progress)
     deliver(report, as_json=as_json, reports=reports, quiet=quiet)
 
 
@@ -283,7 +285,13 @@ def compare(base: Path, candidate: Path, as_json: bool, reports: Sequence[Path],
 @cli.command()
 @click.argument("models", nargs=-1, required=True, type=Path)
 @click.option("--data", type=Path, metavar="SRC", help="Samples to run on; seeded random inputs by default.")
-@click.option("--seconds", type=float, default=3.0, show_default=True, help="Time to measure each model for.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, 3600, min_open=True),
+    default=3.0,
+    show_default=True,
+    help="Time to measure each model for.",
+)
 @shapes_option
 @machine
 @common
@@ -347,6 +355,24 @@ def silence_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+@contextlib.contextmanager
+def heard_interrupts() -> Iterator[None]:
+    """Raises Ctrl-C again where it fell into a callback of Python's own, such as those of imports, and was dropped."""
+    before = sys.unraisablehook
+
+    def hook(dropped: sys.UnraisableHookArgs) -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            _thread.interrupt_main()
+        else:
+            before(dropped)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits with its code: see the errors for which."""
     context: dict[str, Any] = {}
@@ -354,7 +380,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = cli.main(arguments, "onnxprune", standalone_mode=False, obj=context)
+        with heard_interrupts():
+            code = cli.main(arguments, "onnxprune", standalone_mode=False, obj=context)
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except BaseException as error:
@@ -373,13 +400,13 @@ def explain(error: BaseException, context: Mapping[str, Any]) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return UsageError.exit_code
-    if isinstance(error, click.ClickException):
+    if was_interrupted(error):
+        rest = "the model was already written, whole" if context.get("written") else "nothing was written"
+        code, message = INTERRUPTED, f"interrupted: {rest}"
+    elif isinstance(error, click.ClickException):
         code, message = UsageError.exit_code, usage(error)
     elif isinstance(error, OnnxPruneError):
         code, message = error.exit_code, str(error)
-    elif isinstance(error, KeyboardInterrupt | click.Abort):
-        rest = "the model was already written, whole" if context.get("written") else "nothing was written"
-        code, message = INTERRUPTED, f"interrupted: {rest}"
     elif isinstance(error, MemoryError):
         message = "there is not enough memory: close other programs or take a smaller model"
         code = ModelError.exit_code
@@ -390,6 +417,15 @@ def explain(error: BaseException, context: Mapping[str, Any]) -> int:
     shown = "".join(letter if letter.isprintable() else " " for letter in message)
     click.echo(f"onnxprune: {shown}", err=True)
     return code
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Returns whether Ctrl-C is behind an error; extension modules that are being imported put their own before it."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt | click.Abort):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def usage(error: click.ClickException) -> str:

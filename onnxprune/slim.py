@@ -112,8 +112,8 @@ def slim(
     allocation: str | None = None,
     round_to: int | str = "auto",
     target: str = "ort-cpu",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    include: Sequence[str] | str = (),
+    exclude: Sequence[str] | str = (),
     input_shape: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     ep: str = "cpu",
@@ -125,11 +125,8 @@ def slim(
 ) -> Result:
     """Returns a smaller model, proved to be the original without the removed channels, and a report.
 
-    Args:
-        model: A path, a ``ModelProto`` or a graphsurgeon graph; it is not changed.
-        progress: Called with the stage and the fraction of it that is done.
-        channels, plan, data, eval, metric, samples, score, allocation, round_to, target, include, exclude, input_shape,
-            seed, ep, threads, no_latency, dry_run, external_root: as in :class:`Recipe`.
+    ``model`` is a path, a ``ModelProto`` or a graphsurgeon graph, and is not changed. ``progress`` is called with the
+    stage and the fraction of it that is done. Everything else is as in :class:`Recipe`.
 
     Raises:
         UsageError: an option is unknown or out of range, or nothing is asked for.
@@ -142,7 +139,28 @@ def slim(
     from onnxprune.commands.slim import run
 
     recipe = Recipe(
-        channels, plan, data, eval, metric, samples, score, allocation, round_to, target, tuple(include), tuple(exclude),
-        dict(input_shape or {}), seed, ep, threads, no_latency, dry_run, external_root,
-    )  # fmt: skip
+        channels=channels,
+        plan=plan,
+        data=data,
+        eval=eval,
+        metric=metric,
+        samples=samples,
+        score=score,
+        allocation=allocation,
+        round_to=round_to,
+        target=target,
+        include=_patterns(include),
+        exclude=_patterns(exclude),
+        input_shape=dict(input_shape or {}),
+        seed=seed,
+        ep=ep,
+        threads=threads,
+        no_latency=no_latency,
+        dry_run=dry_run,
+        external_root=external_root,
+    )
     return run(model, recipe, progress)
+
+
+def _patterns(given: Sequence[str] | str) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)

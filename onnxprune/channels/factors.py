@@ -1,9 +1,9 @@
 """Which factor of a merged axis goes: heads or head dimensions, groups or offsets, channels or pixels.
 
-A Reshape merges and splits axes. A channel of the merged axis is a tuple of factor indices, and what can be removed is a
-slice across one factor. The choice has to agree everywhere the factor appears, so factors that mean the same are joined
-first, and then every merged axis takes, in this order: a factor that another axis has already taken, its only live
-factor that no node sums over (heads rather than head dimensions), its only live factor, its outermost live factor.
+A Reshape merges and splits axes. A channel of the merged axis is a tuple of factor indices, and what can be removed is
+a slice across one factor. The choice has to agree everywhere the factor appears, so factors that mean the same are
+joined first, and then every merged axis takes, in this order: a factor that another axis has already taken, its only
+live factor that no node sums over (heads rather than head dimensions), its only live factor, its outermost live factor.
 """
 
 from collections.abc import Sequence

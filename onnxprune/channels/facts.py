@@ -54,7 +54,8 @@ class Tie:
 class Regroup:
     """A row-major block: the axes on the left, taken together, are the axes on the right, taken together.
 
-    Channels of a merged axis can go only in whole factors (a head, a channel with its pixels); the engine decides which.
+    Channels of a merged axis can go only in whole factors (a head, a channel with its pixels); the engine decides
+    which.
     """
 
     left: tuple[Axis, ...]

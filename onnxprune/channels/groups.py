@@ -1,7 +1,7 @@
 """Channel groups: everything that has to be removed together, found in integer arrays.
 
-Axes that correspond one to one form a *class*, so that a chain of a thousand element-wise operators costs one class. The
-remaining ties relate channels of classes; their connected components are the units, and units that touch the same
+Axes that correspond one to one form a *class*, so that a chain of a thousand element-wise operators costs one class.
+The remaining ties relate channels of classes; their connected components are the units, and units that touch the same
 classes equally often are one group. Classes and units both come from ``scipy.sparse.csgraph.connected_components``.
 """
 
@@ -20,7 +20,6 @@ from onnxprune.model.io import load
 from onnxprune.model.shapes import Shape, Shapes, infer_shapes, node_name
 from onnxprune.model.untie import untie
 from onnxprune.ops import operator
-
 
 INTEGERS = {2, 3, 4, 5, 6, 7, 8, 9, 12, 13}
 """ONNX element types that hold no weights: integers, strings and truth values."""
@@ -78,6 +77,11 @@ class Channels:
     def prunable(self) -> tuple[ChannelGroup, ...]:
         """The groups whose units can go."""
         return tuple(group for group in self.groups if group.frozen is None)
+
+    @property
+    def frozen(self) -> dict[Axis, str]:
+        """The axes of stored weights of which nothing can go, and why."""
+        return {axis: group.frozen for group in self.groups if group.frozen is not None for axis in group.weights}
 
     def group(self, name: str) -> ChannelGroup:
         """Returns the group of that name; ``KeyError`` where there is none."""
@@ -225,11 +229,11 @@ def _split(space: _Space, found: Statements, stored: set[str]) -> list[ChannelGr
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         pieces.setdefault(int(group[start]), []).append((int(number[start]), start, end))
     weighted = {int(space.classes[i]) for i, axis in enumerate(found.axes) if axis.tensor in stored}
-    groups = []
-    for parts in pieces.values():
-        if any(part[0] in weighted for part in parts):
-            groups.append(_group(space, found, stored, axes_of, [(n, channel[s:e], label[s:e]) for n, s, e in parts]))
-    return groups
+    return [
+        _group(space, found, stored, axes_of, [(n, channel[s:e], label[s:e]) for n, s, e in parts])
+        for parts in pieces.values()
+        if any(part[0] in weighted for part in parts)
+    ]
 
 
 def _signatures(label: Index, number: Index, count: int) -> Index:

@@ -90,6 +90,7 @@ def bench(
         warnings=note,
         seconds={"total": time.perf_counter() - start},
         latency_samples={
-            label: list(timed.latencies[name].samples_ms) for label, name in zip(("before", "after"), names)
+            label: list(timed.latencies[name].samples_ms)
+            for label, name in zip(("before", "after"), names, strict=False)
         },
     )

@@ -1,14 +1,14 @@
 """Two models side by side on samples: accuracy or likeness, and latency."""
 
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.commands.slim import Evidence, Inputs, Stopwatch, measure_models
+from onnxprune.commands.slim import Evidence, Inputs, measure_models
+from onnxprune.commands.stopwatch import Stopwatch
 from onnxprune.data.samples import load_samples
 from onnxprune.errors import UsageError
 from onnxprune.model.cost import cost
@@ -53,7 +53,6 @@ def compare(
     if data is None:
         raise UsageError("compare needs samples: give --data SRC")
     watch = Stopwatch(progress)
-    start = time.perf_counter()
     graphs = [load(model) for model in (base, candidate)]
     protos = [to_proto(graph) for graph in graphs]
     options = SessionOptions(ep, threads)
@@ -70,7 +69,6 @@ def compare(
     latencies = evidence.latencies or (None, None)
     paths = [Path(model) if isinstance(model, str | os.PathLike) else None for model in (base, candidate)]
     sides = [describe_side(protos[i], costs[i], paths[i], latencies[i], evidence.metrics[i]) for i in range(2)]
-    watch.seconds["total"] = time.perf_counter() - start
     return Report(
         command="compare",
         options={"metric": metric, "samples": loaded.count, "ep": ep, "threads": threads, "no_latency": no_latency},
@@ -80,7 +78,7 @@ def compare(
         ratios=Ratios.between(sides[0], sides[1], evidence.ratio),
         fidelity=evidence.fidelity,
         nodes=node_rows(costs, evidence.per_node),
-        seconds=watch.seconds,
+        seconds=watch.total(),
         latency_samples=evidence.times,
     )
 

@@ -1,11 +1,11 @@
 """What is in a model, what can go, and what is frozen and why; needs no runtime that can run the model."""
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from onnxprune.channels.groups import analyze
+from onnxprune.commands.stopwatch import Stopwatch
 from onnxprune.data.random import choose_shapes
 from onnxprune.errors import ModelError
 from onnxprune.model.cost import cost
@@ -14,6 +14,7 @@ from onnxprune.plan.plan import why_nothing
 from onnxprune.report.build import describe_side, environment_of, group_rows, node_rows
 from onnxprune.report.schema import Report
 from onnxprune.runtime.session import SessionOptions
+from onnxprune.slim import Progress
 
 
 def inspect(
@@ -21,6 +22,7 @@ def inspect(
     *,
     input_shape: Mapping[str, Sequence[int]] | None = None,
     external_root: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Returns a report with the cost of a model, its channel groups, and why the frozen ones are.
 
@@ -28,22 +30,24 @@ def inspect(
         model: A path, a ``ModelProto`` or a graphsurgeon graph.
         input_shape: Concrete shapes of inputs with free dimensions.
         external_root: Folder into which links to weight files may lead.
+        progress: Called with the stage and the fraction of it that is done.
 
     Raises:
         ModelError: the model is invalid.
         UsageError: ``input_shape`` does not fit it.
     """
-    start = time.perf_counter()
-    graph = load(model, external_root=external_root)
-    proto = to_proto(graph)
+    watch = Stopwatch(progress)
+    with watch.stage("load"):
+        graph = load(model, external_root=external_root)
+        proto = to_proto(graph)
     overrides = {name: tuple(int(size) for size in shape) for name, shape in (input_shape or {}).items()}
     try:
         sizes = choose_shapes(proto, overrides) if overrides else None
     except ModelError:
         sizes = None
-    channels = analyze(graph, sizes)
-    analyzed = time.perf_counter()
-    total = cost(graph, shapes=channels.shapes)
+    with watch.stage("analyze"):
+        channels = analyze(graph, sizes)
+        total = cost(graph, shapes=channels.shapes)
     path = Path(model) if isinstance(model, str | os.PathLike) else None
     return Report(
         command="inspect",
@@ -53,5 +57,5 @@ def inspect(
         groups=group_rows(channels, {}),
         nodes=node_rows((total, total), ({}, {})),
         warnings=() if channels.prunable else (why_nothing(channels),),
-        seconds={"analyze": analyzed - start, "total": time.perf_counter() - start},
+        seconds=watch.total(),
     )

@@ -1,9 +1,7 @@
 """The whole line: load, analyze, score, plan, surgery, proof, measurement, report."""
 
 import os
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 import onnx
 
 from onnxprune.channels.groups import Channels, analyze
+from onnxprune.commands.stopwatch import Stopwatch
 from onnxprune.data.random import find_running_sizes, random_feeds
 from onnxprune.data.samples import Samples, load_samples
 from onnxprune.errors import ModelError, UsageError, ValidationError
@@ -34,27 +33,6 @@ PROOF_SAMPLES = 8
 """Samples in the larger of the two runs that the proof makes."""
 
 
-@dataclass(slots=True)
-class Stopwatch:
-    """Seconds by stage, and the caller's progress callback."""
-
-    progress: Progress | None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Times a stage and announces it."""
-        start = time.perf_counter()
-        if self.progress is not None:
-            self.progress(name, 0.0)
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-            if self.progress is not None:
-                self.progress(name, 1.0)
-
-
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """What the models are run on: feeds for the proof, feeds for timing, samples for the verdict."""
@@ -72,7 +50,6 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
     """Returns the result of a recipe; see :func:`onnxprune.slim.slim` for arguments and errors."""
     check_recipe(recipe)
     watch = Stopwatch(progress)
-    start = time.perf_counter()
     options = SessionOptions(recipe.ep, recipe.threads)
     with watch.stage("load"):
         graph = load(model, external_root=recipe.external_root)
@@ -94,7 +71,6 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
         with watch.stage("measure"):
             measure_models(evidence, (proto, result), base, inputs, recipe, watch)
     costs = cost(graph, shapes=channels.shapes), cost(sliced, inputs.sizes)
-    watch.seconds["total"] = time.perf_counter() - start
     report = build_report(model, recipe, channels, chosen, (proto, result), costs, inputs, evidence, base, watch)
     ratio = report.ratios.latency
     better = not (ratio.low is not None and ratio.low > 1)
@@ -114,6 +90,8 @@ def check_recipe(recipe: Recipe) -> None:
     ratio = recipe.channels
     if ratio is not None and not (isinstance(ratio, int | float) and 0 <= ratio < 1):
         raise UsageError(f"--channels is {ratio}: give the fraction to remove, from 0 up to but not including 1")
+    if recipe.metric is not None and recipe.data is None and recipe.eval is None:
+        raise UsageError(f"the metric {recipe.metric!r} needs samples: give --data or --eval")
     if recipe.samples < 1:
         raise UsageError(f"--samples is {recipe.samples}: give at least 1")
 
@@ -278,7 +256,7 @@ def build_report(
         groups=group_rows(channels, chosen.removals),
         nodes=node_rows(costs, evidence.per_node),
         warnings=inputs.notes + _warnings(sides, evidence),
-        seconds=watch.seconds,
+        seconds=watch.total(),
         latency_samples=evidence.times,
     )
 

@@ -35,8 +35,8 @@ class Cost:
 def cost(graph: gs.Graph, sizes: Mapping[str, Shape] | None = None, shapes: Shapes | None = None) -> Cost:
     """Returns the cost of a graph for one sample.
 
-    MACs are counted for Conv, ConvTranspose, Gemm, MatMul (also between activations), Einsum and recurrent operators, at
-    the given input shapes, divided by the batch size where the first axis of the inputs is free.
+    MACs are counted for Conv, ConvTranspose, Gemm, MatMul (also between activations), Einsum and recurrent operators,
+    at the given input shapes, divided by the batch size where the first axis of the inputs is free.
     """
     shapes = shapes if shapes is not None else infer_shapes(graph, sizes)
     batch = batch_of(graph, shapes)
@@ -60,7 +60,7 @@ def cost(graph: gs.Graph, sizes: Mapping[str, Shape] | None = None, shapes: Shap
 
 
 def batch_of(graph: gs.Graph, shapes: Shapes) -> int:
-    """Returns how many samples the shapes stand for: the first axis of the inputs, where it is free in all that have it."""
+    """Returns how many samples the shapes stand for: the first axis of the inputs that leave it free, if they agree."""
     sizes = {
         shapes.shapes[tensor.name][0]
         for tensor in graph.inputs
@@ -70,7 +70,7 @@ def batch_of(graph: gs.Graph, shapes: Shapes) -> int:
 
 
 def weight_tensors(graph: gs.Graph) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the stored floating-point tensors of a graph and its bodies once each, by the name nodes read them under."""
+    """Yields the stored floating-point tensors of a graph and its bodies once each, by the name that nodes read."""
     seen: set[str] = set()
     for node in graph.nodes:
         for tensor in node.inputs:

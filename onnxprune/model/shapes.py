@@ -24,6 +24,9 @@ LOG = logging.getLogger("onnxprune")
 LARGEST_VALUE = 4096
 """Elements above which a constant is a weight and not part of shape arithmetic."""
 
+LIKE_THEIR_INPUT = {"GroupNormalization", "MeanVarianceNormalization"}
+"""Operators for which onnx infers nothing, and whose output has the type and shape of their input."""
+
 _NOTHING: frozenset[Axis] = frozenset()
 _union = np.frompyfunc(lambda left, right: left | right, 2, 1)
 
@@ -262,6 +265,9 @@ class ShapeWalk:
         types = self._inferred(node)
         for tensor in node.outputs:
             inferred = types.get(tensor.name)
+            if inferred is None and node.op in LIKE_THEIR_INPUT and node.inputs[0].name in self.known.shapes:
+                self.known.types[tensor.name] = self.known.types[node.inputs[0].name]
+                self.known.shapes[tensor.name] = self.known.shapes[node.inputs[0].name]
             if inferred is not None and inferred.HasField("tensor_type"):
                 self._record(tensor.name, inferred.tensor_type)
             if tensor.name and tensor.name not in self.known.shapes:
@@ -280,7 +286,13 @@ class ShapeWalk:
             return onnx.shape_inference.infer_node_outputs(
                 schema, node_proto(node), types, data, opset_imports=self._opsets, ir_version=8
             )
-        except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, TypeError) as error:
+        except (
+            onnx.shape_inference.InferenceError,
+            onnx.checker.ValidationError,
+            RuntimeError,
+            ValueError,
+            TypeError,
+        ) as error:
             LOG.debug("no shapes for %s: %s", node_name(node), error)
             return {}
 

@@ -140,7 +140,7 @@ def pad(node: NodeView) -> Facts:
 
 @channel_rule("Resize", "Upsample", operands=(1, 2, 3))
 def resize(node: NodeView) -> Facts:
-    """Axes that keep their size, and are not scaled by so little that it rounds away, are untouched; others are space."""
+    """Axes that keep their size are untouched, unless a scale is so small that it rounds away; others are space."""
     x, y = node.data, node.result
     sizes = node.known(3)
     axes = [dim % x.rank for dim in node.attribute("axes") or range(x.rank)]

@@ -142,7 +142,8 @@ def plan(
     counts = _uniform(groups, ratio) if allocation == "uniform" else _globally(groups, scores, ratio)
     removals: dict[str, tuple[int, ...]] = {}
     for group in groups:
-        stay = kept(group, counts[group.name], block(group, round_to, target))
+        wanted = counts[group.name]
+        stay = kept(group, wanted, block(group, round_to, target)) if wanted < group.units else group.units
         order = np.argsort(scores.values[group.name], kind="stable")
         if stay < group.units:
             removals[group.name] = tuple(int(unit) for unit in sorted(order[: group.units - stay]))

@@ -22,7 +22,7 @@ def describe_side(
     latency: Latency | None = None,
     metrics: Mapping[str, float | None] | None = None,
 ) -> Side:
-    """Returns one side of a report; the digest is the file's where there is one, the size counts weights kept beside it."""
+    """Returns one side of a report; the digest is the file's if there is one, the size counts weights beside it."""
     from onnxprune.model.io import digest
 
     size = None if proto is None else proto.ByteSize()

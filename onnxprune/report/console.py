@@ -122,7 +122,8 @@ def _frozen(report: Report, console: Console) -> None:
     reasons = summary.frozen_reasons(report)
     if not reasons:
         return
-    _line(console, f"frozen: {sum(len(item.groups) for item in reasons):,} groups")
+    frozen = sum(len(item.groups) for item in reasons)
+    _line(console, f"frozen: {frozen:,} group{'' if frozen == 1 else 's'}")
     for item in reasons[:_REASONS_SHOWN]:
         _line(console, f"  {len(item.groups):>4} x {item.reason}", "dim")
     more = len(reasons) - _REASONS_SHOWN

@@ -43,7 +43,7 @@ def batchnorm(channels: Channels, seed: int) -> dict[str, Vector]:
 
 
 def _owned(channels: Channels, measure: Callable[[Vector], Vector]) -> dict[str, Vector]:
-    """Sums a measure of the weights over each unit; vectors (biases, statistics) count where a unit has nothing else."""
+    """Sums a measure of the weights over each unit; vectors (biases, statistics) count where there is nothing else."""
     wanted = _axes(channels.prunable)
     matrices = {group.name: np.zeros(group.units) for group in channels.prunable}
     vectors = {group.name: np.zeros(group.units) for group in channels.prunable}

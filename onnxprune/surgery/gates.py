@@ -47,7 +47,7 @@ def silence(channels: Channels, removals: Removals) -> Graph:
 
 
 def _unaccompanied(channels: Channels) -> set[int]:
-    """Nodes where a stored tensor may be summed with nothing but stored tensors, so that it has to be silenced itself."""
+    """Nodes where a stored tensor may be summed with stored tensors alone, so that it has to be silenced itself."""
     slots: dict[int, set[int]] = {}
     computed: set[int] = set()
     for contraction in channels.contractions:

@@ -14,6 +14,9 @@ from onnxprune.plan.plan import Plan
 from onnxprune.surgery.operands import Operands
 from onnxprune.surgery.wrap import restore_width
 
+FURTHEST = 2**31 - 1
+"""A Slice bound behind every axis, in either integer type."""
+
 Removals = Mapping[str, Sequence[int]]
 """Units to remove, by the name of their group."""
 
@@ -59,7 +62,9 @@ class Gone:
         """Returns what a stored count becomes."""
         within = np.arange(length) if fact.index is None else fact.index
         count = int(within.size - np.isin(within, self.lost(fact.axis)).sum())
-        return -count if fact.negative else count
+        if fact.negative:
+            return -count if count else FURTHEST  # -0 would be the start
+        return count
 
     def shape(self, name: str, shape: Sequence[int]) -> tuple[int, ...]:
         """Returns the shape of a tensor after surgery."""
@@ -108,9 +113,10 @@ def slice_channels(channels: Channels, removals: Removals) -> Graph:
             case Count():
                 counts.setdefault(id(node), []).append(edit.fact)
     _explicit_splits(graph, gone, channels)
+    _explicit_squeezes(graph, gone, channels)
     for node, fact in wraps:
-        length = channels.shapes.shapes[fact.source.tensor][fact.source.dim]
-        restore_width(graph, node, fact.source.dim, gone.kept(fact.source, length), length)
+        shape, dim = channels.shapes.shapes[fact.source.tensor], fact.source.dim
+        restore_width(graph, node, shape, dim, gone.kept(fact.source, shape[dim]))
     operands = Operands(graph)
 
     def follow(node: gs.Node, known: Shapes) -> None:
@@ -215,6 +221,26 @@ def _explicit_splits(graph: Graph, gone: Gone, channels: Channels) -> None:
         else:
             node.attrs.pop("num_outputs", None)
             node.inputs.append(gs.Constant(f"{node_name(node)}_sizes", np.array(sizes, np.int64)))
+
+
+def _explicit_squeezes(graph: Graph, gone: Gone, channels: Channels) -> None:
+    """Writes the axes of a Squeeze that takes every axis of size 1, where one that was wider comes down to that."""
+    for node in graph.nodes:
+        if node.op != "Squeeze" or node.domain not in (None, "", "ai.onnx"):
+            continue
+        before = channels.shapes.shapes.get(node.inputs[0].name)
+        if (
+            before is None
+            or "axes" in node.attrs
+            or len(node.inputs) > 1
+            or 1 not in gone.shape(node.inputs[0].name, [size if size > 1 else 0 for size in before])
+        ):
+            continue
+        axes = [dim for dim, size in enumerate(before) if size == 1]
+        if opset_of(graph, "") < 13:
+            node.attrs["axes"] = axes
+        else:
+            node.inputs.append(gs.Constant(f"{node_name(node)}_axes", np.array(axes, np.int64)))
 
 
 def _check(graph: Graph, channels: Channels, gone: Gone, after: Shapes) -> None:

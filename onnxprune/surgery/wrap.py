@@ -1,5 +1,7 @@
 """Operators that need every channel in its place: zeros stand in for the removed ones, and go again behind the node."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -8,10 +10,10 @@ from onnxprune.model.io import Graph
 from onnxprune.model.shapes import node_name, opset_of
 
 
-def restore_width(graph: Graph, node: gs.Node, dim: int, kept: Index, length: int) -> None:
-    """Puts a Pad and a Gather before the node, which bring back the full width, and a Gather behind it."""
+def restore_width(graph: Graph, node: gs.Node, shape: Sequence[int], dim: int, kept: Index) -> None:
+    """Puts a Pad and a Gather before the node, which bring back the full ``shape``, and a Gather behind it."""
     source, result = node.inputs[0], node.outputs[0]
-    rank = len(source.shape) if source.shape is not None else 4
+    rank, length = len(shape), shape[dim]
     name = node_name(node)
     padded = gs.Variable(f"{name}_padded", source.dtype)
     full = gs.Variable(f"{name}_full", source.dtype)

@@ -100,8 +100,9 @@ def compared_tensors(channels: Channels, gone: Gone) -> list[str]:
         if touched and is_float(types.get(name, 0)):
             names.append(name)
             continue
+        bodies = [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
         waiting += [tensor.name for tensor in node.inputs]
-        waiting += [outer for body in node.attrs.values() if isinstance(body, gs.Graph) for outer in sorted(captured(body))]
+        waiting += [outer for body in bodies for outer in sorted(captured(body))]
     return names or [tensor.name for tensor in graph.outputs if tensor.name in produced]
 
 

@@ -1,5 +1,7 @@
 """Row-major blocks, and which factor of a merged axis goes."""
 
+# ruff: noqa: E501 (ONNX text reads best on one line)
+
 import math
 
 import numpy as np
@@ -191,3 +193,15 @@ def test_softmax_over_heads_leaves_head_dimensions() -> None:
         "q = MatMul(x, wq) r = Reshape(q, to) a = Softmax<axis=2>(r) b = Reshape(a, back) y = MatMul(b, wo)",
     )
     assert channels_of(group, "wq", 1) == [[0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7, 11]]
+
+
+def test_an_axis_that_must_stay_keeps_all_its_factors() -> None:
+    """The grouped convolution wants offsets to go, the output forbids it, so the outer factor cannot go either."""
+    groups = analyze(
+        model(
+            "x:2,4,4,4 v=4,2,1,1 to={0,2,2,16} u=2,1,1 d={1}",
+            "a = Conv<group=2>(x, v) r = Reshape(a, to) m = Mul(r, u) y = ReduceSum<keepdims=0>(m, d)",
+        )
+    ).groups
+    group = next(group for group in groups if Axis("u", 0) in group.weights)
+    assert group.frozen == "is the graph output 'y'"

@@ -1,5 +1,7 @@
 """Groups, their members and their reasons, against hand-made examples and a plain union of sets."""
 
+# ruff: noqa: E501 (ONNX text reads best on one line)
+
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -41,8 +41,8 @@ def test_the_input_is_never_written(command, small, tmp_path, monkeypatch):
     (tmp_path / "hard.onnx").hardlink_to(small)
     (tmp_path / "folder").symlink_to(tmp_path)
     monkeypatch.chdir(tmp_path)
-    same = ("small.onnx", "./small.onnx", small, "soft.onnx", "hard.onnx", "folder/small.onnx", "../" + tmp_path.name + "/small.onnx")  # fmt: skip
-    for path in same:
+    around = f"../{tmp_path.name}/small.onnx"
+    for path in ("small.onnx", "./small.onnx", small, "soft.onnx", "hard.onnx", "folder/small.onnx", around):
         slim_refuses(command, 2, "never written", small, "-o", path, "--force")
         slim_refuses(command, 2, "never written", small, "--save-plan", path, "--force")
         command.refuses(2, "never written", "inspect", small, "--log-file", path)
@@ -138,8 +138,8 @@ def test_replacing_fails_and_leaves_the_old_file(command, small, tmp_path, monke
 
 
 def test_an_interrupt_at_every_stage(command, small, tmp_path, monkeypatch):
-    stages = ("load", "open_session", "analyze", "plan", "slice_channels", "check_model", "prove", "measure_models", "build_report")  # fmt: skip
-    for stage in stages:
+    stages = "load open_session analyze plan slice_channels check_model prove measure_models build_report"
+    for stage in stages.split():
         with monkeypatch.context() as patch:
             patch.setattr(line, stage, interrupt)
             slim_refuses(command, 130, "nothing was written", small)
@@ -156,6 +156,34 @@ def test_an_interrupt_at_every_stage(command, small, tmp_path, monkeypatch):
 
 def interrupt(*_, **__):
     raise KeyboardInterrupt
+
+
+def test_an_interrupt_that_a_library_turns_into_another_error(command, small, monkeypatch):
+    def imported(*_, **__):
+        try:
+            interrupt()
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+
+    monkeypatch.setattr(line, "analyze", imported)
+    slim_refuses(command, 130, "nothing was written", small)
+
+
+def test_an_interrupt_that_python_drops(command, small, monkeypatch):
+    """Python ignores what is raised while an object is taken down; the next bytecode must hear of it."""
+
+    class Dropping:
+        def __del__(self):
+            interrupt()
+
+    def analyze(*_, **__):
+        Dropping()
+        for _ in range(1000):
+            pass
+        pytest.fail("the interrupt was lost")
+
+    monkeypatch.setattr(line, "analyze", analyze)
+    slim_refuses(command, 130, "nothing was written", small)
 
 
 def test_what_nobody_foresaw_is_said_in_one_sentence(command, small, monkeypatch):
@@ -209,8 +237,9 @@ def test_a_result_that_is_slower_is_written_and_said(command, small, tmp_path, m
 def test_json_is_alone_on_stdout(command, small, tmp_path):
     np.savez(tmp_path / "d.npz", x=np.ones((4, 3, 8, 8), np.float32))
     data = ("--data", tmp_path / "d.npz")
-    for arguments in (("inspect", small), ("slim", small, *HALF), ("slim", small, *HALF, "-q", "--force", *data),
-                      ("compare", small, small, *data, "--no-latency"), ("bench", small, "--seconds", "0.01")):  # fmt: skip
+    runs = [("inspect", small), ("slim", small, *HALF), ("slim", small, *HALF, "-q", "--force", *data)]
+    runs += [("compare", small, small, *data, "--no-latency"), ("bench", small, "--seconds", "0.01")]
+    for arguments in runs:
         result = command(*arguments, "--json")
         assert result.code == 0, result
         assert result.err == ""

@@ -13,13 +13,16 @@ import pytest
 from onnxprune.cli import cli
 
 COMMANDS = sorted(cli.commands)
-KNOWN_OPTIONS = """
-    --channels --layers --sparsity --threshold --nm --block --inexact --allocation --int8 --fp16 --weights --group-size
-    --reduce-range --store-sparse --nm-min-channels --recipe --max-drop --max-latency --max-macs --max-params --max-size
-    --data --eval --metric --preprocess --samples --seed --allow-random --score --recover --schedule --steps --target
-    --round-to --include --exclude --input-shape --max-memory --external-root --no-latency --strict --ep --threads --plan
-    --save-plan --report --json --dry-run --force -q -v --log-file -o
-""".split()
+PRUNING = "--channels --layers --sparsity --threshold --nm --block --inexact --allocation --score --recover --schedule"
+NUMBERS = (
+    "--int8 --fp16 --weights --group-size --reduce-range --store-sparse --nm-min-channels --recipe --steps --target"
+)
+GOALS = (
+    "--max-drop --max-latency --max-macs --max-params --max-size --max-memory --strict --round-to --include --exclude"
+)
+DATA = "--data --eval --metric --preprocess --samples --seed --allow-random --input-shape --external-root --no-latency"
+FILES = "--ep --threads --plan --save-plan --report --json --dry-run --force -q -v --log-file -o"
+KNOWN_OPTIONS = " ".join((PRUNING, NUMBERS, GOALS, DATA, FILES)).split()
 
 
 def names_of(command):
@@ -56,6 +59,7 @@ def test_nothing_asked_for(command, small):
         ("--round-to", "²", "'²'"),
         ("--samples", "0", "--samples"),
         ("--threads", "0", "--threads"),
+        ("--threads", "100000", "--threads"),
         ("--seed", "x", "--seed"),
         ("--input-shape", "x", "NAME:AxBxC"),
         ("--input-shape", "x:0x3x8x8", "NAME:AxBxC"),
@@ -194,6 +198,7 @@ def test_version(command):
 def test_bench_and_compare_usage(command, small, tmp_path):
     command.refuses(2, "--seconds", "bench", small, "--seconds", "0")
     command.refuses(2, "--seconds", "bench", small, "--seconds", "nan")
+    command.refuses(2, "--seconds", "bench", small, "--seconds", "inf")
     command.refuses(3, "does not exist", "bench", small, tmp_path / "none.onnx", "--seconds", "0.01")
     np.savez(tmp_path / "d.npz", x=np.ones((2, 3, 8, 8), np.float32))
     command.refuses(3, "does not exist", "compare", small, tmp_path / "none.onnx", "--data", tmp_path / "d.npz")

@@ -1,7 +1,7 @@
 """Small models from a line of tensors and a few lines of ONNX text.
 
-Tensors are separated by spaces: ``x:2,6,5`` is a graph input (letters are free dimensions), ``w=8,6`` a stored tensor of
-seeded random values, ``v=+6`` one of positive values, ``s={2,-1}`` stored integers, ``k=#3`` a stored integer without
+Tensors are separated by spaces: ``x:2,6,5`` is a graph input (letters are free dimensions), ``w=8,6`` a stored tensor
+of seeded random values, ``v=+6`` one of positive values, ``s={2,-1}`` stored integers, ``k=#3`` one without
 dimensions, ``s=f{1,2}`` stored numbers, ``c=f#2`` one without dimensions. A letter before the dimensions is an element
 type: ``b`` bool, ``i`` int64, ``u`` uint8, ``n`` int8, ``h`` int32, ``s`` float32; the default is that of the model.
 """

@@ -144,5 +144,44 @@ NETWORKS = (
             "w = DequantizeLinear<axis=0>(q, s, z) bf = DequantizeLinear<axis=0>(b, s) a = Conv(x, w, bf) r = Relu(a) w2 = DequantizeLinear(q2, s2) c = Conv(r, w2) " + HEAD.format("c"), "6 8"),
     Network("multiplier", "x:N,3,6,6 w=4,3,1,1 w2=8,1,3,3 b2=8 w3=6,8,1,1 wy=5,6 by=5", "a = Conv(x, w) d = Conv<group=4>(a, w2, b2) c = Conv(d, w3) " + HEAD.format("c"), "4 6"),
     Network("sum_over_channels", "x:N,5,6 w=6,8 b=8 d={2}", "a = MatMul(x, w) c = Add(a, b) y = ReduceSum(c, d)", "8"),
+    Network("scale_from_shape", QKV.replace(" scale=1", "") + " three=#3 heads={0,5,3,4} merged={0,5,12}",
+            ATTENTION.replace("s = MatMul", "hs = Shape(qt) hd = Gather(hs, three) hf = Cast<to=1>(hd) hr = Sqrt(hf) scale = Reciprocal(hr) s = MatMul"), "3"),
+    Network("attention_flattened", QKV.replace("wo=12,6", "wo=12,6 rows={-1,6} b=12 bo=6 again={-1,5,6}") + " heads={-1,5,3,4} merged={-1,12}",
+            ATTENTION.replace("q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv)", "z = Reshape(x, rows) q = Gemm(z, wq, b) k = Gemm(z, wk) v = MatMul(z, wv)")
+            .replace("y = MatMul(om, wo)", "g = Gemm(om, wo, bo) y = Reshape(g, again)"), "3"),
+    Network("attention_masked", QKV + " heads={0,5,3,4} merged={0,5,12} mask=b5,5 low=()", ATTENTION.replace("a = Softmax(sd)", "sm = Where(mask, sd, low) a = Softmax(sm)"), "3"),
+    Network("rotary", "x:N,5,6 wq=6,12 wk=6,12 wv=6,12 wo=12,6 heads={0,5,3,4} merged={0,5,12} cos=5,4 sin=5,4 o={0} h={2} e={9223372036854775807} d={-1}",
+            "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) q4 = Reshape(q, heads) k4 = Reshape(k, heads) v4 = Reshape(v, heads) "
+            "q5 = Transpose<perm=[0,2,1,3]>(q4) k5 = Transpose<perm=[0,2,1,3]>(k4) vt = Transpose<perm=[0,2,1,3]>(v4) "
+            "ql = Slice(q5, o, h, d) qr = Slice(q5, h, e, d) qn = Neg(qr) qc = Concat<axis=-1>(qn, ql) qa = Mul(q5, cos) qb = Mul(qc, sin) qt = Add(qa, qb) "
+            "kl = Slice(k5, o, h, d) kr = Slice(k5, h, e, d) kn = Neg(kr) kc = Concat<axis=-1>(kn, kl) ka = Mul(k5, cos) kb = Mul(kc, sin) k6 = Add(ka, kb) "
+            "kt = Transpose<perm=[0,1,3,2]>(k6) s = MatMul(qt, kt) a = Softmax(s) c = MatMul(a, vt) ot = Transpose<perm=[0,2,1,3]>(c) om = Reshape(ot, merged) y = MatMul(om, wo)", "3"),
+    Network("mixer", "x:N,5,6 w1=5,8 w2=8,5 w3=6,12 w4=12,6",
+            "t = Transpose<perm=[0,2,1]>(x) a = MatMul(t, w1) r = Relu(a) b = MatMul(r, w2) u = Transpose<perm=[0,2,1]>(b) c = Add(x, u) d = MatMul(c, w3) e = Relu(d) f = MatMul(e, w4) y = Add(c, f)", "8 12"),
+    Network("upsample_like", "x:N,3,8,8 w=6,3,3,3 w2=6,6,3,3 wy=5,6 by=5",
+            "a = Conv<pads=[1,1,1,1]>(x, w) d = Conv<pads=[1,1,1,1], strides=[2,2]>(a, w2) s = Shape(a) u = Resize(d, , , s) e = Mul(a, u) " + HEAD.format("e"), "6"),
+    Network("expand_as", "x:N,3,6,6 w=6,3,3,3 t=1,1,4,4 wy=5,6 by=5", "a = Conv(x, w) s = Shape(a) e = Expand(t, s) m = Mul(a, e) " + HEAD.format("m"), "6"),
+    Network("expand_as_another", "x:N,3,6,6 w=6,3,3,3 t=1,1,4,4 wy=5,6 by=5 v=5,6,1,1",
+            "a = Conv(x, w) s = Shape(a) e = Expand(t, s) m = Conv(e, v) p = GlobalAveragePool(a) f = Flatten(p) g = Gemm<transB=1>(f, wy, by) h = GlobalAveragePool(m) k = Flatten(h) y = Add(g, k)", "6 6"),
+    Network("chunk_computed", "x:N,3,6,6 w=8,3,1,1 w2=5,4,1,1 wy=5,5 by=5 one=#1 two=#2 zero={0} axis={1} flat={0}",
+            "a = Conv(x, w) s = Shape(a) c = Gather(s, one) h0 = Div(c, two) h = Unsqueeze(h0, flat) e = Unsqueeze(c, flat) l = Slice(a, zero, h, axis) r = Slice(a, h, e, axis) "
+            "g = Sigmoid(r) m = Mul(l, g) k = Conv(m, w2) " + HEAD.format("k"), "4 5"),
+    Network("flatten_shared_computed", "x:N,3,5,5 w=6,3,3,3 v=6,3,3,3 wy=54,4 vy=54,4 size={54} zero=#0 axis={0}",
+            "a = Conv(x, w) b = Conv(x, v) sa = Shape(a) na = Gather(sa, zero) ua = Unsqueeze(na, axis) ta = Concat<axis=0>(ua, size) ra = Relu(a) rb = Tanh(b) "
+            "fa = Reshape(ra, ta) fb = Reshape(rb, ta) ya = MatMul(fa, wy) yb = MatMul(fb, vy) y = Add(ya, yb)", "6 6"),
+    Network("weight_normalized", "x:N,3,6,6 v=8,3,1,1 g=8,1,1,1 v2=6,8,3,3 g2=6,1,1,1 wy=5,6 by=5",
+            "n = ReduceL2<axes=[1,2,3]>(v) d = Div(v, n) w = Mul(d, g) a = Conv(x, w) r = Relu(a) n2 = ReduceL2<axes=[1,2,3]>(v2) d2 = Div(v2, n2) w2 = Mul(d2, g2) c = Conv(r, w2) " + HEAD.format("c"), "6 8"),
+    Network("normalized_features", "x:N,6 w=6,8 v=8,4 low=f#0.001", "a = MatMul(x, w) n = ReduceL2<axes=[1]>(a) c = Clip(n, low) s = Shape(a) e = Expand(c, s) d = Div(a, e) y = MatMul(d, v)", "8"),
+    Network("layer_scale", "x:N,3,8,8 w=8,3,2,2 dw=8,1,3,3 w1=8,12 b1=12 w2=12,8 gamma=8 wy=5,8 by=5",
+            "a = Conv<strides=[2,2]>(x, w) b = Conv<group=8, pads=[1,1,1,1]>(a, dw) t = Transpose<perm=[0,2,3,1]>(b) c = MatMul(t, w1) d = Add(c, b1) e = Relu(d) f0 = MatMul(e, w2) "
+            "h = Mul(f0, gamma) u = Transpose<perm=[0,3,1,2]>(h) z = Add(a, u) " + HEAD.format("z"), "8 12"),
+    Network("squeezed_everywhere", "x:2,3,6,6 w=8,3,1,1 w2=8,4", "a = Conv(x, w) p = GlobalMaxPool(a) s = Squeeze(p) y = MatMul(s, w2)", "8"),
+    Network("grouped_transpose", "x:N,3,4,4 w=8,3,1,1 w2=8,3,2,2 w3=5,6,1,1 wy=5,5 by=5", "a = Conv(x, w) b = ConvTranspose<group=2, strides=[2,2]>(a, w2) c = Conv(b, w3) " + HEAD.format("c"), "3 4 5"),
+    Network("concatenated_weights", "x:N,5 w1=5,3 w2=5,4 v=7,6", "w = Concat<axis=1>(w1, w2) a = MatMul(x, w) y = MatMul(a, v)", "3 4"),
+    Network("cosine_scores", "x:N,6 w=6,8 p=10,8", "a = MatMul(x, w) t = Transpose(p) y = MatMul(a, t)", "8"),
+    Network("slice_negative", "x:N,3,6,6 w=8,3,1,1 o={-8} h={-3} e={2147483647} d={1} w2=6,5,1,1 w3=6,3,1,1 wy=5,6 by=5",
+            "a = Conv(x, w) l = Slice(a, o, h, d) r = Slice(a, h, e, d) b = Conv(l, w2) c = Conv(r, w3) k = Mul(b, c) " + HEAD.format("k"), "3 5 6"),
+    Network("token_shift", "x:N,4,4,6 w=6,8 v=8,6 o={1} e={9223372036854775807} z={0} d={1}",
+            "a = MatMul(x, w) l = Slice(a, o, e, d) r = Slice(a, z, o, d) s = Concat<axis=1>(l, r) y = MatMul(s, v)", "8"),
     Network("scaled_by_length", "x:N,3,6,6 w=8,3,1,1 one=#1 wy=5,8 by=5", "a = Conv(x, w) s = Shape(a) c = Gather(s, one) n = Cast<to=1>(c) d = Div(a, n) " + HEAD.format("d"), ""),
 )  # fmt: skip
