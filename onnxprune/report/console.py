@@ -20,7 +20,7 @@ _STYLES = {"bad": "bold red", "warn": "yellow", "info": "cyan", "good": "green"}
 
 def render(report: Report, console: Console) -> None:
     """Print what changed: figures before and after, the proof, the fidelity, the groups, and what is in doubt."""
-    if report.models:
+    if report.command == "bench":
         render_latencies(report, console)
         return
     if report.after is None:

@@ -81,7 +81,6 @@ def test_options_that_cannot_be(command, small, option, value, words):
     command.refuses(2, words, "slim", small, "--channels", "0.5", "--no-latency", option, value)
 
 
-@pytest.mark.xfail(strict=True, reason="a metric is looked up only where samples are given")
 def test_a_metric_is_checked_without_samples(command, small):
     command.refuses(2, "'foo'", "slim", small, "--channels", "0.5", "--no-latency", "--metric", "foo")
 

@@ -59,6 +59,13 @@ KEYS = {
         "left": [{"node": None, "reason": None}],
         "fusion": {"fused": None, "eligible": None},
     },
+    "models": [
+        {
+            "name": None,
+            "latency_ms": dict.fromkeys(("min", "mean", "median", "p90", "p95", "p99", "max", "throughput")),
+            "ratio": {"median": None, "low": None, "high": None},
+        }
+    ],
     "recovery": {
         "method": None,
         "layers": [{"node": None, "error_before": None, "error_after": None, "kept": None}],
