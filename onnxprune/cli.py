@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.process import bar, explain, heard_interrupts, logs, silence_stdout
+from onnxprune.commands.process import bar, explain, logs, silence_stdout, uninterrupted
 
 if TYPE_CHECKING:
     from onnxprune.report.schema import Report
@@ -141,7 +141,8 @@ def inspect(
     quiet: bool,
 ) -> None:
     """Say what is in MODEL, what can go, and what is frozen and why."""
-    from onnxprune.commands.inspect import inspect as run
+    with uninterrupted():
+        from onnxprune.commands.inspect import inspect as run
 
     with bar(quiet=quiet) as progress:
         report = run(model, input_shape=dict(input_shape), external_root=external_root, progress=progress)
@@ -211,6 +212,9 @@ def slim(
     from onnxprune.commands.files import check_outputs, default_output, write_text
     from onnxprune.slim import slim as run
 
+    with uninterrupted():
+        import onnxprune.commands.slim  # noqa: F401
+
     target = output or default_output(model)
     written = [*([] if options["dry_run"] else [target]), *([save_plan] if save_plan else [])]
     check_outputs(written, reports, inputs_among({"model": model, "evaluation": evaluation, **options}), force=force)
@@ -238,7 +242,8 @@ def slim(
 @common
 def compare(base: Path, candidate: Path, as_json: bool, reports: Sequence[Path], quiet: bool, **options: Any) -> None:
     """Hold CANDIDATE against BASE: accuracy, likeness of the outputs, latency."""
-    from onnxprune.commands.compare import compare as run
+    with uninterrupted():
+        from onnxprune.commands.compare import compare as run
 
     with bar(quiet=quiet) as progress:
         report = run(base, candidate, progress=progress, **options)
@@ -267,7 +272,8 @@ def bench(
     **options: Any,
 ) -> None:
     """Measure the latency of MODELS, taking turns; the first is the baseline."""
-    from onnxprune.commands.bench import bench as run
+    with uninterrupted():
+        from onnxprune.commands.bench import bench as run
 
     with bar(quiet=quiet) as progress:
         report = run(models, input_shape=dict(input_shape), progress=progress, **options)
@@ -299,8 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     try:
-        with heard_interrupts():
-            code = cli.main(arguments, "onnxprune", standalone_mode=False, obj=context)
+        code = cli.main(arguments, "onnxprune", standalone_mode=False, obj=context)
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except BaseException as error:

@@ -9,7 +9,7 @@ from typing import Any
 from onnxprune.data.random import find_running_sizes, random_feeds
 from onnxprune.data.samples import load_samples
 from onnxprune.errors import UsageError
-from onnxprune.model.io import load, to_proto
+from onnxprune.model.io import read
 from onnxprune.report.build import describe_side, environment_of
 from onnxprune.report.schema import Latency, LatencyRatio, ModelRow, Ratios, Report
 from onnxprune.runtime.latency import LatencyOptions, measure
@@ -53,7 +53,7 @@ def bench(
     overrides = {name: tuple(int(size) for size in shape) for name, shape in (input_shape or {}).items()}
     names, sessions, feeds, protos = [], {}, {}, []
     for number, model in enumerate(models):
-        proto = to_proto(load(model))
+        proto = read(model)[1]
         path = str(model) if isinstance(model, str | os.PathLike) else f"model {number + 1}"
         name = path if path not in sessions else f"{path} ({number + 1})"
         sessions[name] = open_session(proto, options)

@@ -12,7 +12,7 @@ from onnxprune.commands.stopwatch import Stopwatch
 from onnxprune.data.samples import load_samples
 from onnxprune.errors import UsageError
 from onnxprune.model.cost import cost
-from onnxprune.model.io import load, to_proto
+from onnxprune.model.io import load, read, to_proto
 from onnxprune.report.build import describe_side, environment_of, node_rows
 from onnxprune.report.schema import Ratios, Report
 from onnxprune.runtime.session import SessionOptions, open_session
@@ -53,8 +53,8 @@ def compare(
     if data is None:
         raise UsageError("compare needs samples: give --data SRC")
     watch = Stopwatch(progress)
-    graphs = [load(model) for model in (base, candidate)]
-    protos = [to_proto(graph) for graph in graphs]
+    (graph, proto), (other_graph, other) = read(base), read(candidate)
+    graphs, protos = (graph, other_graph), (proto, other)
     options = SessionOptions(ep, threads)
     first = open_session(protos[0], options)
     loaded = load_samples(data, first.inputs, limit=samples or 10**9)

@@ -9,7 +9,7 @@ from onnxprune.commands.stopwatch import Stopwatch
 from onnxprune.data.random import choose_shapes
 from onnxprune.errors import ModelError
 from onnxprune.model.cost import cost
-from onnxprune.model.io import load, to_proto
+from onnxprune.model.io import read
 from onnxprune.plan.plan import why_nothing
 from onnxprune.report.build import describe_side, environment_of, group_rows, node_rows
 from onnxprune.report.schema import Report
@@ -38,8 +38,7 @@ def inspect(
     """
     watch = Stopwatch(progress)
     with watch.stage("load"):
-        graph = load(model, external_root=external_root)
-        proto = to_proto(graph)
+        graph, proto = read(model, external_root=external_root)
     overrides = {name: tuple(int(size) for size in shape) for name, shape in (input_shape or {}).items()}
     try:
         sizes = choose_shapes(proto, overrides) if overrides else None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -80,26 +80,19 @@ def silence_stdout() -> None:
 
 
 @contextlib.contextmanager
-def heard_interrupts() -> Iterator[None]:
-    """Raises Ctrl-C again where it fell into a callback of Python's own, such as those of imports, and was dropped."""
-    before = sys.unraisablehook
-    waiting: list[threading.Timer] = []
-
-    def hook(dropped: sys.UnraisableHookArgs) -> None:
-        if not issubclass(dropped.exc_type, KeyboardInterrupt):
-            before(dropped)
-            return
-        waiting.append(threading.Timer(0.02, _thread.interrupt_main))  # in here it would be dropped again
-        waiting[-1].daemon = True
-        waiting[-1].start()
-
-    sys.unraisablehook = hook
+def uninterrupted() -> Iterator[None]:
+    """Keeps Ctrl-C until the end: compiled modules that are interrupted while they are imported drop it, or crash."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
     try:
         yield
     finally:
-        sys.unraisablehook = before
-        for timer in waiting:
-            timer.cancel()
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def explain(error: BaseException, context: Mapping[str, Any]) -> int:

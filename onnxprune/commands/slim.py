@@ -15,7 +15,7 @@ from onnxprune.data.random import find_running_sizes, random_feeds
 from onnxprune.data.samples import Samples, load_samples
 from onnxprune.errors import ModelError, UsageError, ValidationError
 from onnxprune.model.cost import Cost, cost
-from onnxprune.model.io import load, to_proto
+from onnxprune.model.io import model_bytes, read, to_proto
 from onnxprune.model.shapes import Shape
 from onnxprune.plan.plan import Plan, plan
 from onnxprune.report.build import describe_side, environment_of, group_rows, node_rows
@@ -52,8 +52,7 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
     watch = Stopwatch(progress)
     options = SessionOptions(recipe.ep, recipe.threads)
     with watch.stage("load"):
-        graph = load(model, external_root=recipe.external_root)
-        proto = to_proto(graph)
+        graph, proto = read(model, external_root=recipe.external_root)
         base = open_session(proto, options)
         inputs = choose_inputs(proto, base, recipe)
     with watch.stage("analyze"):
@@ -177,7 +176,7 @@ def check_model(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
     Raises:
         ValidationError: the result is not valid ONNX though the original is.
     """
-    if before.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
+    if model_bytes(before) >= onnx.checker.MAXIMUM_PROTOBUF // 2:
         return
     try:
         onnx.checker.check_model(after, full_check=True)

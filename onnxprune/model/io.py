@@ -22,7 +22,7 @@ from onnxprune.model.graph import Graph, copy_graph
 from onnxprune.model.importer import import_model
 from onnxprune.model.values import read_values, write_values
 
-__all__ = ["Graph", "digest", "load", "read_values", "save", "to_proto", "write_values"]
+__all__ = ["Graph", "digest", "load", "model_bytes", "read", "read_values", "save", "to_proto", "write_values"]
 
 LARGEST_FILE = 2**31 - 1  # bytes, what protobuf can read
 
@@ -64,6 +64,27 @@ def to_proto(graph: gs.Graph) -> onnx.ModelProto:
         ModelError: the graph holds something that ONNX cannot express.
     """
     return export_model(graph)
+
+
+def read(source: object, *, external_root: str | os.PathLike[str] | None = None) -> tuple[Graph, onnx.ModelProto]:
+    """Return a model as a graph and as a message; both share the weights unless the source is a graph.
+
+    Raises:
+        ModelError: the file cannot be read, or what it holds is not a valid model.
+    """
+    graph = load(source, external_root=external_root)
+    if graph.origin is None or isinstance(source, gs.Graph):
+        return graph, to_proto(graph)
+    return graph, graph.origin
+
+
+def model_bytes(model: onnx.ModelProto) -> int:
+    """Return how many bytes a model takes, weights included; about that many from 1.9 GB on.
+
+    Protobuf itself can only tell by writing the whole message, which it cannot above 2 GiB.
+    """
+    weight_bytes = weights.inline_size(model)
+    return weight_bytes if weight_bytes >= weights.INLINE_LIMIT else int(model.ByteSize())
 
 
 def save(

@@ -11,6 +11,7 @@ import onnx
 from onnxprune.channels.facts import SPATIAL
 from onnxprune.channels.groups import ChannelGroup, Channels
 from onnxprune.model.cost import Cost
+from onnxprune.model.io import digest, model_bytes
 from onnxprune.report.schema import Environment, GroupRow, Latency, NodeRow, Report, Side
 from onnxprune.runtime.session import Session, SessionOptions, environment
 
@@ -23,13 +24,11 @@ def describe_side(
     metrics: Mapping[str, float | None] | None = None,
 ) -> Side:
     """Returns one side of a report; the digest is the file's if there is one, the size counts weights beside it."""
-    from onnxprune.model.io import digest
-
-    size = None if proto is None else proto.ByteSize()
+    size = None if proto is None else model_bytes(proto)
     checksum = None
     if path is not None:
         checksum = digest(path)
-    elif proto is not None and proto.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:
+    elif proto is not None and size is not None and size < onnx.checker.MAXIMUM_PROTOBUF:
         checksum = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
     return Side(
         path=str(path) if path is not None else None,
@@ -46,8 +45,6 @@ def describe_side(
 
 def describe_file(report: Report, path: str | os.PathLike[str]) -> Report:
     """Returns the report with what is known only once the result lies on disk."""
-    from onnxprune.model.io import digest
-
     if report.after is None:
         return report
     after = replace(report.after, path=str(path), sha256=digest(path))

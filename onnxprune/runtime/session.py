@@ -1,7 +1,6 @@
 """Sessions of ONNX Runtime with explicit providers and threads, and errors in the words of this package."""
 
 import importlib.metadata
-import math
 import os
 import platform
 import re
@@ -16,10 +15,10 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from google.protobuf.message import EncodeError
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from onnxprune.errors import ModelError, ProviderError, UnsupportedOpError, UsageError
+from onnxprune.model.io import model_bytes, save
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -168,12 +167,13 @@ def open_session(model: onnx.ModelProto | str | os.PathLike[str], options: Sessi
     threads = options.threads or available_threads()
     if not isinstance(model, onnx.ModelProto):
         return Session(_open(os.fspath(model), options, threads), threads)
-    content = _serialize(model)
-    if content is not None:
-        return Session(_open(content, options, threads), threads)
+    if model_bytes(model) < _INLINE_BYTES:
+        return Session(_open(bytes(model.SerializeToString()), options, threads), threads)
     folder = Path(tempfile.mkdtemp(prefix="onnxprune-"))
     try:
-        session = Session(_open(_save_external(model, folder), options, threads), threads, folder)
+        path = folder / "model.onnx"
+        save(model, path, external=True)
+        session = Session(_open(str(path), options, threads), threads, folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -275,36 +275,6 @@ def _input_spec(argument: Any) -> InputSpec:
             " give the model inputs that are tensors of numbers"
         )
     return InputSpec(argument.name, dtype, tuple(argument.shape))
-
-
-def _serialize(model: onnx.ModelProto) -> bytes | None:
-    """Returns the bytes of the model, or None where it is too large for one message."""
-    if _weight_bytes(model.graph) >= _INLINE_BYTES:
-        return None
-    try:
-        return bytes(model.SerializeToString())
-    except (EncodeError, ValueError):
-        return None
-
-
-def _weight_bytes(graph: onnx.GraphProto) -> int:
-    tensors = list(graph.initializer)
-    tensors += [a.t for node in graph.node for a in node.attribute if a.type == onnx.AttributeProto.TENSOR]
-    return sum(math.prod(tensor.dims) * _item_bytes(tensor.data_type) for tensor in tensors)
-
-
-def _item_bytes(data_type: int) -> int:
-    if data_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
-        return 0
-    return onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize
-
-
-def _save_external(model: onnx.ModelProto, folder: Path) -> str:
-    copy = onnx.ModelProto()  # saving moves the weights out of the message that is saved
-    copy.CopyFrom(model)
-    path = folder / "model.onnx"
-    onnx.save_model(copy, path, save_as_external_data=True, location="model.onnx.data")
-    return str(path)
 
 
 def _version(package: str) -> str:

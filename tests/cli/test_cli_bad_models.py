@@ -119,7 +119,6 @@ def test_types_that_no_version_knows_are_not_run(command, small):
     command.refuses(3, "w1", "slim", small, *SLIM)
 
 
-@pytest.mark.xfail(strict=True, reason="shape inference refuses nodes that the opset does not know in its own words")
 def test_nodes_that_are_newer_than_the_opset(command, small):
     model = onnx.load(small)
     model.opset_import[0].version = 1

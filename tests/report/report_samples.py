@@ -52,7 +52,7 @@ def full_report() -> Report:
     generator = random.Random(0)
     return Report(
         command="slim",
-        models=(ModelRow("model.onnx", Latency(1.0, 1.1, 1.0, 1.2, 1.3, 1.4, 1.5, 900.0), LatencyRatio(0.5, 0.4, 0.6)),),
+        models=(ModelRow("model.onnx", Latency(1, 1.1, 1, 1.2, 1.3, 1.4, 1.5, 900), LatencyRatio(0.5, 0.4, 0.6)),),
         options={"channels": 0.5, "exclude": ["op:Gemm"], "int8": True, "layers": None},
         environment=Environment("0.1.0", "1.23.0", "1.31.0", "CPUExecutionProvider", "a processor", 2, 0),
         before=before,
