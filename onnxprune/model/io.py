@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import secrets
 import stat
@@ -19,8 +20,8 @@ from onnxprune.errors import ModelError, OutputError, UsageError
 from onnxprune.model import external as weights
 from onnxprune.model.exporter import export_model
 from onnxprune.model.graph import Graph, copy_graph
-from onnxprune.model.importer import import_model
-from onnxprune.model.values import read_values, write_values
+from onnxprune.model.importer import all_tensors, import_model
+from onnxprune.model.values import byte_count, is_known_type, read_values, write_values
 
 __all__ = ["Graph", "digest", "load", "model_bytes", "read", "read_values", "save", "to_proto", "write_values"]
 
@@ -46,11 +47,13 @@ def load(
     if isinstance(source, onnx.ModelProto):
         _check_header(source, "the model")
         _check_whole(source)
+        _check_values(source)
         return import_model(source)
     path = Path(source)
     model = _read_model(path)
     _check_header(model, f"'{path}'")
     root = None if external_root is None else Path(external_root)
+    _check_values(model)
     is_external = weights.read_external(model, path.parent, root)
     graph = import_model(model)
     graph.external = is_external
@@ -192,6 +195,29 @@ def _check_whole(model: onnx.ModelProto) -> None:
     if weights.has_external(model):
         message = "the model refers to weights files, and a model in memory has no folder"
         raise ModelError(f"{message}: load it by its path instead")
+
+
+def _check_values(model: onnx.ModelProto) -> None:
+    """Find tensors that do not hold what their dimensions promise; those in other files are measured when read."""
+    for tensor in all_tensors([model]):
+        if not is_known_type(tensor.data_type):
+            message = f"tensor '{tensor.name}' has the element type {tensor.data_type}, which ONNX does not define"
+            raise ModelError(f"{message}: export the model again")
+        if min(tensor.dims, default=0) < 0 or not _holds_values(tensor):
+            dims = "x".join(map(str, tensor.dims))
+            message = f"tensor '{tensor.name}' does not hold the values that its dimensions {dims} ask for"
+            raise ModelError(f"{message}: copy or export the model again")
+
+
+def _holds_values(tensor: onnx.TensorProto) -> bool:
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return True
+    if tensor.HasField("raw_data"):
+        return len(tensor.raw_data) == byte_count(tensor)
+    fields = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data)
+    # One entry of int32_data holds up to four numbers of less than a byte.
+    count = 4 * sum(map(len, fields)) + len(tensor.string_data)
+    return count >= int(math.prod(tensor.dims))
 
 
 def _check_target(path: Path, overwrite: bool) -> None:

@@ -79,6 +79,11 @@ def bits(element_type: int) -> int:
 _KNOWN_TYPES = frozenset(onnx.TensorProto.DataType.values())
 
 
+def is_known_type(element_type: int) -> bool:
+    """Return whether ONNX defines the element type."""
+    return element_type in _KNOWN_TYPES
+
+
 def byte_count(tensor: onnx.TensorProto) -> int:
     """Return the bytes that the values of a tensor take in ``raw_data``; strings count what they hold."""
     width = bits(tensor.data_type)

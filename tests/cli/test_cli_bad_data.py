@@ -100,6 +100,14 @@ def test_one_array_for_two_inputs(command, save, tmp_path):
     command.refuses(3, "2 inputs", "compare", model, model, "--data", tmp_path / "d.npy")
 
 
+@pytest.mark.xfail(strict=True, reason="outputs that are no tensors are compared as if they were")
+def test_comparing_a_tensor_with_a_sequence(command, save, tmp_path):
+    tensor = save("agraph (float[N, 2] x) => (float[N, 2] y) { y = Relu (x) }", "a.onnx")
+    several = save("agraph (float[N, 2] x) => (seq(float[N, 2]) y) { y = SequenceConstruct (x) }", "b.onnx")
+    np.savez(tmp_path / "d.npz", x=np.ones((3, 2), np.float32))
+    command.refuses(3, "'y'", "compare", tensor, several, "--data", tmp_path / "d.npz", "--no-latency")
+
+
 def test_good_samples_pass(command, small, tmp_path):
     np.savez(tmp_path / "d.npz", **GOOD, labels=np.zeros(10, np.int64))
     np.save(tmp_path / "e.npy", GOOD["x"])

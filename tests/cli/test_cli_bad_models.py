@@ -100,23 +100,21 @@ def test_weights_that_do_not_fill_their_shape(command, small):
     model = onnx.load(small)
     model.graph.initializer[0].raw_data = model.graph.initializer[0].raw_data[:-4]
     onnx.save(model, small)
-    for arguments in (("inspect", small), ("slim", small, *SLIM)):
-        command.refuses(3, "'w1'", *arguments)
+    both_refuse(command, "tensor 'w1' does not hold", small)
+    for dims in ([10**12], [-4, 4], [2**62, 2**62]):
+        model.graph.initializer[0].dims[:] = dims
+        onnx.save(model, small)
+        both_refuse(command, "tensor 'w1' does not hold", small)
+    model.graph.initializer[0].ClearField("raw_data")
+    onnx.save(model, small)
+    both_refuse(command, "tensor 'w1' does not hold", small)
 
 
 def test_types_that_no_version_knows(command, small):
     model = onnx.load(small)
     model.graph.initializer[0].data_type = 999
     onnx.save(model, small)
-    command.refuses(3, "'w1'", "inspect", small)
-
-
-@pytest.mark.xfail(strict=True, reason="the size of an unknown type is asked for before the model is refused")
-def test_types_that_no_version_knows_are_not_run(command, small):
-    model = onnx.load(small)
-    model.graph.initializer[0].data_type = 999
-    onnx.save(model, small)
-    command.refuses(3, "w1", "slim", small, *SLIM)
+    both_refuse(command, "element type 999", small)
 
 
 def test_nodes_that_are_newer_than_the_opset(command, small):
@@ -125,6 +123,14 @@ def test_nodes_that_are_newer_than_the_opset(command, small):
     onnx.save(model, small)
     assert command("inspect", small).code == 0
     command.refuses(3, "Gemm", "slim", small, *SLIM)
+
+
+@pytest.mark.xfail(strict=True, reason="rules divide by attributes that invalid nodes give as they like")
+def test_attributes_that_make_no_sense_still_can_be_inspected(command, save):
+    text = """agraph (float[N, 3, 8, 8] x) => (float[N, 2, 8, 8] y) { a = Conv <group = 0> (x, v) y = Conv (a, w) }"""
+    path = save(text, v=(16, 3, 1, 1), w=(2, 16, 1, 1))
+    command.refuses(3, "Conv", "slim", path, *SLIM)
+    assert command("inspect", path).code == 0
 
 
 # Weights in other files
