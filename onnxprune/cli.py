@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 NOT_BETTER = 1
 
 
-class Shape(click.ParamType[tuple[str, tuple[int, ...]]]):
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType  # generic in newer versions of click only
+
+
+class Shape(ParamType):
     """``NAME:1x3x224x224``."""
 
     name = "NAME:AxBxC"
@@ -39,7 +45,7 @@ class Shape(click.ParamType[tuple[str, tuple[int, ...]]]):
         return name, shape
 
 
-class RoundTo(click.ParamType[int | str]):
+class RoundTo(ParamType):
     """``auto`` or a whole number."""
 
     name = "auto|N"
@@ -238,6 +244,7 @@ def slim(
 @click.option("--metric", metavar="NAME", help="top1, top5, agreement, cosine or mse.")
 @click.option("--samples", type=click.IntRange(1), help="Largest number of samples used; all by default.")
 @click.option("--no-latency", is_flag=True, help="Skip timing.")
+@root_option
 @machine
 @common
 def compare(base: Path, candidate: Path, as_json: bool, reports: Sequence[Path], quiet: bool, **options: Any) -> None:
@@ -261,6 +268,7 @@ def compare(base: Path, candidate: Path, as_json: bool, reports: Sequence[Path],
     help="Time to measure each model for.",
 )
 @shapes_option
+@root_option
 @machine
 @common
 def bench(

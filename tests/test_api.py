@@ -198,7 +198,7 @@ def test_dry_run_proves_nothing() -> None:
         ({"channels": 1.0}, UsageError, "--channels is 1.0"),
         ({"channels": -0.1}, UsageError, "--channels is -0.1"),
         ({"plan": "plan.json"}, UsageError, "exclude each other"),
-        ({"channels": None, "plan": "missing.json"}, UsageError, "missing.json"),
+        ({"channels": None, "round_to": "auto", "plan": "missing.json"}, UsageError, "missing.json"),
         ({"score": "best"}, UsageError, "no score 'best': choose one of batchnorm"),
         ({"allocation": "fair"}, UsageError, "no allocation 'fair'"),
         ({"target": "toaster"}, UsageError, "no target 'toaster'"),

@@ -9,7 +9,8 @@ import pytest
 
 import onnxprune
 from onnxprune import errors
-from onnxprune.cli import INTERRUPTED, cli
+from onnxprune.cli import cli
+from onnxprune.commands.process import INTERRUPTED
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,6 +10,9 @@ from onnxprune.channels.registry import NodeView
 from onnxprune.model.shapes import Shapes, node_name, opset_of
 from onnxprune.ops import operator
 
+INVALID = (ArithmeticError, LookupError, TypeError, ValueError)
+"""What a rule raises on a node whose attributes or shapes make no sense; such nodes freeze what they touch."""
+
 
 @dataclass(frozen=True, slots=True)
 class Contraction:
@@ -119,10 +122,15 @@ def _collect_node(found: Statements, node: gs.Node, shapes: Shapes, version: int
     elif not view.outputs or view.outputs[0] is None:
         reason = f"{node_name(node)!r} ({node.op}) has no first output"
     else:
-        mentioned = _record(found, node, view, rule(view))
-        reason = f"the channel rule for {node.op} says nothing about this axis of {node_name(node)!r}"
-        _freeze_silent(found, tensors, mentioned, reason)
-        return
+        try:
+            facts = list(rule(view))
+        except INVALID as error:
+            reason = f"{node_name(node)!r} ({node.op}) is not valid: {type(error).__name__}, {error}"
+        else:
+            mentioned = _record(found, node, view, facts)
+            reason = f"the channel rule for {node.op} says nothing about this axis of {node_name(node)!r}"
+            _freeze_silent(found, tensors, mentioned, reason)
+            return
     _freeze_silent(found, tensors, set(), reason)
 
 

@@ -26,6 +26,7 @@ def bench(
     threads: int | None = None,
     seconds: float = 3.0,
     seed: int = 0,
+    external_root: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Returns the latency of models that take turns in one process; the first is the baseline of the ratios.
@@ -38,6 +39,7 @@ def bench(
         threads: Threads; the available cores by default.
         seconds: Time to measure each model for.
         seed: Seed of random inputs and of the confidence interval.
+        external_root: Folder into which links to weight files may lead.
         progress: Called with the stage and the fraction of it that is done.
 
     Raises:
@@ -53,7 +55,7 @@ def bench(
     overrides = {name: tuple(int(size) for size in shape) for name, shape in (input_shape or {}).items()}
     names, sessions, feeds, protos = [], {}, {}, []
     for number, model in enumerate(models):
-        proto = read(model)[1]
+        proto = read(model, external_root=external_root)[1]
         path = str(model) if isinstance(model, str | os.PathLike) else f"model {number + 1}"
         name = path if path not in sessions else f"{path} ({number + 1})"
         sessions[name] = open_session(proto, options)

@@ -30,6 +30,7 @@ def compare(
     threads: int | None = None,
     no_latency: bool = False,
     seed: int = 0,
+    external_root: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Returns a report with metrics, fidelity and interleaved latency of two models on the same samples.
@@ -44,6 +45,7 @@ def compare(
         threads: Threads; the available cores by default.
         no_latency: Skip timing.
         seed: Seed of the confidence interval.
+        external_root: Folder into which links to weight files may lead.
         progress: Called with the stage and the fraction of it that is done.
 
     Raises:
@@ -53,7 +55,7 @@ def compare(
     if data is None:
         raise UsageError("compare needs samples: give --data SRC")
     watch = Stopwatch(progress)
-    (graph, proto), (other_graph, other) = read(base), read(candidate)
+    (graph, proto), (other_graph, other) = (read(model, external_root=external_root) for model in (base, candidate))
     graphs, protos = (graph, other_graph), (proto, other)
     options = SessionOptions(ep, threads)
     first = open_session(protos[0], options)

@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.model.io import read_values
 from onnxprune.model.shapes import Shape, Shapes, infer_shapes, node_name, opset_of, stored_tensor
-from onnxprune.ops import operator
+from onnxprune.ops import MacRule, NodeView, operator
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,17 @@ def cost(graph: gs.Graph, sizes: Mapping[str, Shape] | None = None, shapes: Shap
         rule = operator(node.op, node.domain).macs
         view = shapes.view(node, opset_of(graph, node.domain)) if rule is not None else None
         known = view is not None and all(value is not None for value in (*view.inputs[:2], *view.outputs[:1]))
-        macs = rule(view) if rule is not None and view is not None and known else 0
+        macs = _counted(rule, view) if rule is not None and view is not None and known else 0
         owned = sum(weights.get(tensor.name, 0) for tensor in node.inputs)
         per_node.append(NodeCost(node_name(node), node.op, macs // batch, owned))
     return Cost(parameters, nonzero, sum(item.macs for item in per_node), len(graph.nodes), tuple(per_node))
+
+
+def _counted(rule: MacRule, view: NodeView) -> int:
+    try:
+        return rule(view)
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        return 0  # the node is not valid, and does not run
 
 
 def batch_of(graph: gs.Graph, shapes: Shapes) -> int:

@@ -6,6 +6,7 @@ axis each element comes from, is what lets the channel engine edit them.
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -159,10 +160,10 @@ class ShapeWalk:
 
     def _add_input(self, tensor: gs.Variable, shape: Shape | None) -> None:
         self.known.types[tensor.name] = element_type(tensor.dtype)
-        if shape is None or tensor.shape is None:
+        if shape is None:
             return
         self.known.shapes[tensor.name] = shape
-        for declared, size in zip(tensor.shape, shape, strict=True):
+        for declared, size in zip(tensor.shape or (), shape, strict=False):
             if isinstance(declared, str):
                 self._symbols.setdefault(declared, size)
 
@@ -207,6 +208,8 @@ class ShapeWalk:
             return False
         inputs, origins, stored = found
         view = known.view(node, opset_of(self.graph, node.domain))
+        if any(value is not None and math.prod(value.shape) > LARGEST_VALUE for value in view.outputs):
+            return False
         try:
             outputs = knowledge.values(view, inputs)
         except (ValueError, IndexError, TypeError, ZeroDivisionError) as error:

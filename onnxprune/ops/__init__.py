@@ -3,6 +3,6 @@
 A family module registers channel rules, MAC rules and value rules. Other rooms look operators up here.
 """
 
-from onnxprune.channels.registry import NodeView, Operator, Value, operator
+from onnxprune.channels.registry import MacRule, NodeView, Operator, Value, operator
 
-__all__ = ["NodeView", "Operator", "Value", "operator"]
+__all__ = ["MacRule", "NodeView", "Operator", "Value", "operator"]

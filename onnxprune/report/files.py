@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import secrets
 from pathlib import Path
@@ -25,6 +26,8 @@ def check_suffix(path: Path) -> None:
     if path.suffix.lower() not in SUFFIXES:
         known = ", ".join(SUFFIXES)
         raise UsageError(f"report file '{path}' has the suffix '{path.suffix}': use one of {known}")
+    if path.suffix.lower() == ".html" and importlib.util.find_spec("jinja2") is None:
+        raise UsageError(f"report file '{path}' needs jinja2: install \"onnxprune[report]\" to write HTML reports")
 
 
 def save(report: Report, path: Path) -> None:

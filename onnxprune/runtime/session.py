@@ -113,7 +113,9 @@ class Session:
         try:
             values = self._session.run(names, dict(feeds))
         except _RUNTIME_ERRORS as error:
-            raise ModelError(f"ONNX Runtime cannot run the model: {_sentence(error)}") from error
+            raise ModelError(
+                f"ONNX Runtime cannot run the model ({_sentence(error)}): give other inputs, or export it again"
+            ) from error
         return dict(zip(names, values, strict=True))
 
     def prepare(self, feeds: Mapping[str, np.ndarray]) -> Callable[[], None]:
@@ -145,7 +147,9 @@ class Session:
                 binding.bind_output(name, "cuda")
             session.run_with_iobinding(binding)
         except _RUNTIME_ERRORS as error:
-            raise ModelError(f"ONNX Runtime cannot run the model: {_sentence(error)}") from error
+            raise ModelError(
+                f"ONNX Runtime cannot run the model ({_sentence(error)}): give other inputs, or export it again"
+            ) from error
 
         def run_once() -> None:
             session.run_with_iobinding(binding)
@@ -254,13 +258,14 @@ def _load_error(error: Exception) -> ModelError:
                 f"ONNX Runtime does not implement {', '.join(operators)} with the types and opset of this model:"
                 " convert the model, or replace the operator"
             )
-    return ModelError(f"ONNX Runtime cannot load the model: {_sentence(error)}")
+    return ModelError(f"ONNX Runtime cannot load the model ({_sentence(error)}): check it, or export it again")
 
 
 def _sentence(error: Exception) -> str:
     """Returns the runtime's message without codes, source positions and line breaks."""
     message = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip())
     message = re.sub(r"\S+\.(?:cc|cpp|cu|cuh|h|hpp):\d+ ", "", message)
+    message = re.sub(r"\b[\w:<>*&, ]+ [\w:~<>]+\([^()]*\)(?: const)? ", "", message, count=1)
     message = " ".join(" ".join(message.splitlines()[:2]).split())
     if len(message) > 300:
         message = message[:297].rstrip() + "..."

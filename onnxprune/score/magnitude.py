@@ -51,7 +51,8 @@ def _owned(channels: Channels, measure: Callable[[Vector], Vector]) -> dict[str,
         dims = [dim for dim in range(values.ndim) if Axis(name, dim) in wanted]
         if not dims:
             continue
-        measured = measure(values.astype(np.float32))
+        with np.errstate(over="ignore", invalid="ignore"):
+            measured = measure(values.astype(np.float64))
         for dim in dims:
             others = tuple(place for place in range(values.ndim) if place != dim)
             along = measured.sum(axis=others, dtype=np.float64)

@@ -47,4 +47,4 @@ def score(channels: Channels, name: str | None = None, data: object = None, seed
 def normalized(vector: Vector) -> Vector:
     """Returns the scores of a group divided by their mean, so that groups can be compared."""
     mean = float(vector.mean())
-    return vector / mean if mean > 0 else np.ones_like(vector)
+    return vector / mean if 0 < mean < np.inf else np.ones_like(vector)

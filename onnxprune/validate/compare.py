@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxprune.data.samples import Samples
-from onnxprune.errors import ModelError, UsageError
+from onnxprune.errors import CalibrationError, ModelError, UsageError
 from onnxprune.runtime.session import Session
 from onnxprune.validate import metrics
 
@@ -102,6 +102,7 @@ def compare(
     for (start, stop), feeds in zip(samples.slices(batch), samples.batches(batch), strict=True):
         before = base.run(feeds)
         after = candidate.run(feeds, base.outputs)
+        _check_alike(before, after)
         _add_outputs(sums, before, after)
         decision = _classifying(before)
         if decision is not None:
@@ -127,6 +128,18 @@ def _check(base: Session, candidate: Session, samples: Samples, metric: str | No
         raise ModelError(f"the candidate lacks the output {', '.join(missing)}: compare models with the same outputs")
 
 
+def _check_alike(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> None:
+    for name, array in before.items():
+        kinds = [
+            value.shape if isinstance(value, np.ndarray) else type(value).__name__ for value in (array, after[name])
+        ]
+        if kinds[0] != kinds[1]:
+            raise ModelError(
+                f"the output {name!r} is {kinds[0]} in the base and {kinds[1]} in the candidate: "
+                "compare models with the same outputs"
+            )
+
+
 def _add_outputs(sums: _Sums, before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> None:
     """Adds the float outputs, or, where there are none, the integer ones."""
     numeric = {name: array for name, array in before.items() if isinstance(array, np.ndarray)}
@@ -150,6 +163,11 @@ def _required(decision: str | None) -> str:
 
 
 def _add_hits(sums: _Sums, before: np.ndarray, after: np.ndarray, labels: np.ndarray, k: int) -> None:
+    classes = before.shape[metrics.class_axis(before.ndim)]
+    if labels.size and int(labels.max()) >= classes:
+        raise CalibrationError(
+            f"a label is {labels.max()} and the model tells {classes} classes apart: number the classes from 0"
+        )
     sums.hits_base += int(metrics.topk_hits(before, labels, k).sum())
     sums.hits_candidate += int(metrics.topk_hits(after, labels, k).sum())
 

@@ -66,7 +66,7 @@ def test_a_path_opens_too(tmp_path: Path):
     ("feeds", "message"),
     [
         ({"x": FEEDS["x"]}, "rate"),
-        (FEEDS | {"x": np.ones((1, 4), np.float32)}, "index: 1 Got: 4 Expected: 3$"),
+        (FEEDS | {"x": np.ones((1, 4), np.float32)}, r"index: 1 Got: 4 Expected: 3\)"),
         (FEEDS | {"x": np.ones((1, 3))}, "double"),
         (FEEDS | {"other": np.ones(1)}, "other"),
     ],
