@@ -203,7 +203,7 @@ def check_provable(channels: Channels, proto: onnx.ModelProto, inputs: Inputs, o
         first = plain.run(feeds)
         again = [plain.run(feeds) for _ in range(REPEATS)]
         if any(not np.array_equal(first[name], other[name], equal_nan=True) for other in again for name in first):
-            raise ModelError("the model draws random numbers, so that no two runs agree: export it for inference, not training")
+            raise ModelError("the model draws random numbers, no two runs agree: export it for inference, not training")
 
 
 def check_model(before: onnx.ModelProto, after: onnx.ModelProto) -> None:

@@ -52,7 +52,7 @@ def _owned(channels: Channels, measure: Callable[[Vector], Vector]) -> dict[str,
         if not dims:
             continue
         with np.errstate(over="ignore", invalid="ignore"):
-            measured = measure(values.astype(np.float64))
+            measured = measure(values if values.dtype == np.float32 else values.astype(np.float64))
         for dim in dims:
             others = tuple(place for place in range(values.ndim) if place != dim)
             along = measured.sum(axis=others, dtype=np.float64)
