@@ -183,6 +183,7 @@ def inspect(
     "--include", multiple=True, metavar="P", help="Only groups matching P: glob, re:... or op:Conv. Repeatable."
 )
 @click.option("--exclude", multiple=True, metavar="P", help="No groups matching P. Repeatable.")
+@click.option("--inexact", is_flag=True, help="Also groups that pass through a statistic over their channels.")
 @click.option("--data", type=Path, metavar="SRC", help="Samples: .npz, .npy or a folder of .npz.")
 @click.option(
     "--eval",

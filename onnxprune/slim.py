@@ -37,6 +37,7 @@ class Recipe:
         target: ``ort-cpu``, ``ort-cuda``, ``tensorrt`` or ``generic``.
         include: Selectors of groups that may shrink; all by default.
         exclude: Selectors of groups that stay.
+        inexact: Also groups that pass through a statistic over their channels (normalization).
         input_shape: Concrete shapes of inputs with free dimensions.
         seed: Seed of everything that is random.
         ep: Execution provider to prove and measure on, ``cpu`` or ``cuda``.
@@ -58,6 +59,7 @@ class Recipe:
     target: str = "ort-cpu"
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    inexact: bool = False
     input_shape: Mapping[str, Sequence[int]] = field(default_factory=dict)
     seed: int = 0
     ep: str = "cpu"
@@ -114,6 +116,7 @@ def slim(
     target: str = "ort-cpu",
     include: Sequence[str] | str = (),
     exclude: Sequence[str] | str = (),
+    inexact: bool = False,
     input_shape: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     ep: str = "cpu",
@@ -151,6 +154,7 @@ def slim(
         target=target,
         include=_patterns(include),
         exclude=_patterns(exclude),
+        inexact=inexact,
         input_shape=dict(input_shape or {}),
         seed=seed,
         ep=ep,

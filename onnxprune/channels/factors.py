@@ -106,7 +106,7 @@ class Merged:
 class Factoring:
     """Joins factors and decides which one every merged axis takes."""
 
-    def __init__(self, found: Statements, refined: list[Block], classes: Index) -> None:
+    def __init__(self, found: Statements, refined: list[Block], classes: Index, *, inexact: bool = False) -> None:
         self._parent: dict[Key, Key] = {}
         self._merged: dict[tuple[int, tuple[Part, ...]], Merged] = {}
         self._classes = classes
@@ -114,7 +114,7 @@ class Factoring:
             self._add_block(block)
         for axis, size, offsets in found.balances:
             self._add_balance(found, axis, size, offsets)
-        self._factors = self._gather(found)
+        self._factors = self._gather(found, (found.frozen,) if inexact else (found.frozen, found.inexact))
 
     def decide(self) -> tuple[list[tuple[int, Part, int]], dict[int, str], list[Factor]]:
         """Returns (class, part, factor) for every decision, reasons for classes that freeze, and the factors."""
@@ -208,13 +208,13 @@ class Factoring:
         merged = self._merged.setdefault((number, parts), Merged(number, parts))
         merged.forced = forced or merged.forced
 
-    def _gather(self, found: Statements) -> dict[Key, Factor]:
+    def _gather(self, found: Statements, frozen: Sequence[dict[int, str]]) -> dict[Key, Factor]:
         factors: dict[Key, Factor] = {}
         by_root: dict[Key, list[Key]] = {}
         for key in list(self._parent):
             by_root.setdefault(self._find(key), []).append(key)
         dead: dict[int, str] = {}
-        for source in (found.frozen, found.inexact):
+        for source in frozen:
             for axis, cause in source.items():
                 dead.setdefault(int(self._classes[axis]), cause)
         summed = {int(self._classes[axis]) for axis in found.contracted}

@@ -6,7 +6,7 @@ classes equally often are one group. Classes and units both come from ``scipy.sp
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -39,7 +39,7 @@ class ChannelGroup:
     """Units that can be removed one by one, each with everything that hangs on it.
 
     ``weights`` are the axes of stored tensors; ``frozen`` says why nothing can go, ``None`` where units can go;
-    ``exact`` is false where a statistic runs over the channels.
+    ``exact`` is false where a statistic runs over the channels, and ``inexact`` says which.
     """
 
     name: str
@@ -48,6 +48,7 @@ class ChannelGroup:
     weights: tuple[Axis, ...]
     frozen: str | None
     exact: bool
+    inexact: str | None = None
 
     @property
     def width(self) -> int:
@@ -88,11 +89,15 @@ class Channels:
         return {group.name: group for group in self.groups}[name]
 
 
-def analyze(model: object, sizes: dict[str, Shape] | None = None, *, boundary: bool = True) -> Channels:
+def analyze(
+    model: object, sizes: dict[str, Shape] | None = None, *, inexact: bool = False, boundary: bool = True
+) -> Channels:
     """Returns the channel groups of a model (path, ``ModelProto`` or graph).
 
-    ``sizes`` are concrete input shapes by name; without them free dimensions get sizes that suit the graph. Without
-    ``boundary`` the inputs and outputs of the graph may change too: what an operator alone says about its axes.
+    ``sizes`` are concrete input shapes by name; without them free dimensions get sizes that suit the graph. With
+    ``inexact`` groups may shrink although a normalization takes a statistic over their channels, which changes the
+    function. Without ``boundary`` the inputs and outputs of the graph may change too: what an operator alone says about
+    its axes.
 
     Raises:
         ModelError: the model cannot be read.
@@ -103,7 +108,7 @@ def analyze(model: object, sizes: dict[str, Shape] | None = None, *, boundary: b
     found = collect(graph, shapes, boundary=boundary)
     inputs = {tensor.name: shapes.shapes[tensor.name] for tensor in graph.inputs if tensor.name in shapes.shapes}
     stored = _stored(graph, shapes) | (set() if boundary else set(inputs))
-    groups = _groups(found, stored, _producers(graph))
+    groups = _groups(found, stored, _producers(graph), inexact=inexact)
     return Channels(graph, shapes, groups, tuple(found.contractions), tuple(found.edits), inputs)
 
 
@@ -146,7 +151,9 @@ class _Space:
         self.columns.append(self.offsets[right] + right_index)
 
 
-def _groups(found: Statements, stored: set[str], producers: dict[str, str]) -> tuple[ChannelGroup, ...]:
+def _groups(
+    found: Statements, stored: set[str], producers: dict[str, str], *, inexact: bool = False
+) -> tuple[ChannelGroup, ...]:
     if not found.axes:
         return ()
     refined = []
@@ -160,10 +167,13 @@ def _groups(found: Statements, stored: set[str], producers: dict[str, str]) -> t
             else:
                 refined.append(block)
     classes = _components(len(found.axes), found.same)
-    factoring = Factoring(found, refined, classes)
+    factoring = Factoring(found, refined, classes, inexact=inexact)
     decisions, reasons, factors = factoring.decide()
     space = _space(found, classes, factors, decisions, reasons)
-    return _name(_split(space, found, stored), producers)
+    groups = _split(space, found, stored)
+    if not inexact:
+        groups = [replace(group, frozen=group.frozen or group.inexact) for group in groups]
+    return _name(groups, producers)
 
 
 def _components(count: int, edges: list[tuple[int, int]]) -> Index:
@@ -267,7 +277,7 @@ def _group(
     inexact = next((space.inexact[number] for number, _, _ in parts if number in space.inexact), None)
     if frozen is None and len(labels) == 1:
         frozen = "it has only one unit"
-    return ChannelGroup("", len(labels), tuple(members), tuple(weights), frozen or inexact, inexact is None)
+    return ChannelGroup("", len(labels), tuple(members), tuple(weights), frozen, inexact is None, inexact)
 
 
 def _name(groups: list[ChannelGroup], producers: dict[str, str]) -> tuple[ChannelGroup, ...]:
@@ -288,7 +298,7 @@ def _name(groups: list[ChannelGroup], producers: dict[str, str]) -> tuple[Channe
 
 
 def _renamed(group: ChannelGroup, name: str) -> ChannelGroup:
-    return ChannelGroup(name, group.units, group.members, group.weights, group.frozen, group.exact)
+    return replace(group, name=name)
 
 
 def fingerprint(channels: Channels) -> str:

@@ -63,7 +63,7 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
         base = open_session(proto, options)
         inputs = choose_inputs(proto, base, recipe)
     with watch.stage("analyze"):
-        channels = analyze(graph, inputs.sizes)
+        channels = analyze(graph, inputs.sizes, inexact=recipe.inexact)
     with watch.stage("plan"):
         chosen = choose_plan(channels, recipe)
     with watch.stage("surgery"):
@@ -73,7 +73,9 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
     evidence = Evidence()
     if not recipe.dry_run:
         with watch.stage("prove"):
-            proof = prove(channels, chosen.removals, sliced, inputs.proof, options)
+            exact = exact_removals(channels, chosen.removals)
+            provable = sliced if len(exact) == len(chosen.removals) else slice_channels(channels, exact)
+            proof = prove(channels, exact, provable, inputs.proof, options)
             if not proof.passed:
                 check_provable(channels, proto, inputs, options)
             evidence.proof = checked_proof(proof)
@@ -189,6 +191,12 @@ def checked_proof(proof: ProofResult) -> ProofResult:
     )
 
 
+def exact_removals(channels: Channels, removals: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Returns the removals of which the slicing law speaks: those of exact groups."""
+    exact = {group.name for group in channels.groups if group.exact}
+    return {name: units for name, units in removals.items() if name in exact}
+
+
 def check_provable(channels: Channels, proto: onnx.ModelProto, inputs: Inputs, options: SessionOptions) -> None:
     """Checks that a failed proof is not the model's own doing.
 
@@ -278,7 +286,10 @@ def build_report(
     proof = Proof()
     if evidence.proof is not None:
         found = evidence.proof
-        proof = Proof(True, found.max_abs, found.relative, found.passed, (), found.limit, inputs.samples, inputs.random)
+        inexact = tuple(name for name in chosen.removals if not channels.group(name).exact)
+        proof = Proof(
+            True, found.max_abs, found.relative, found.passed, inexact, found.limit, inputs.samples, inputs.random
+        )
     return Report(
         command="slim",
         options=_options(recipe),
@@ -290,14 +301,20 @@ def build_report(
         proof=proof,
         groups=group_rows(channels, chosen.removals),
         nodes=node_rows(costs, evidence.per_node),
-        warnings=inputs.notes + _warnings(sides, evidence),
+        warnings=inputs.notes + _warnings(sides, evidence, proof),
         seconds=watch.total(),
         latency_samples=evidence.times,
     )
 
 
-def _warnings(sides: list[Side], evidence: Evidence) -> tuple[str, ...]:
+def _warnings(sides: list[Side], evidence: Evidence, proof: Proof) -> tuple[str, ...]:
     notes = []
+    if proof.inexact_groups:
+        names = ", ".join(map(repr, proof.inexact_groups[:3])) + (" ..." if len(proof.inexact_groups) > 3 else "")
+        notes.append(
+            f"{len(proof.inexact_groups)} groups are inexact, a normalization takes a statistic over their channels, "
+            f"and stand outside the proof: {names}"
+        )
     if is_slower(evidence.ratio):
         notes.append("the result is slower than the original on this machine: prune more, or round to another multiple")
     if sides[0].macs == sides[1].macs and sides[0].parameters == sides[1].parameters:
