@@ -135,11 +135,13 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("model", type=Path)
+@click.option("--group", "groups", multiple=True, metavar="P", help="Show what ties the groups named P. Repeatable.")
 @shapes_option
 @root_option
 @common
 def inspect(
     model: Path,
+    groups: Sequence[str],
     input_shape: Sequence[tuple[str, tuple[int, ...]]],
     external_root: Path | None,
     as_json: bool,
@@ -152,7 +154,7 @@ def inspect(
 
     with bar(quiet=quiet) as progress:
         report = run(model, input_shape=dict(input_shape), external_root=external_root, progress=progress)
-    deliver(report, as_json=as_json, reports=reports, quiet=quiet)
+    deliver(report, as_json=as_json, reports=reports, quiet=quiet, groups=groups)
 
 
 @cli.command()
@@ -289,8 +291,8 @@ def bench(
     deliver(report, as_json=as_json, reports=reports, quiet=quiet)
 
 
-def deliver(report: Report, *, as_json: bool, reports: Sequence[Path], quiet: bool) -> None:
-    """Prints a report and writes the files that were asked for."""
+def deliver(report: Report, *, as_json: bool, reports: Sequence[Path], quiet: bool, groups: Sequence[str] = ()) -> None:
+    """Prints a report, or what ties some of its groups, and writes the files that were asked for."""
     for path in reports:
         report.save(path)
     try:
@@ -299,9 +301,13 @@ def deliver(report: Report, *, as_json: bool, reports: Sequence[Path], quiet: bo
         elif not quiet:
             from rich.console import Console
 
-            from onnxprune.report.console import render
+            from onnxprune.report.console import render, render_trees
 
-            render(report, Console(width=None if sys.stdout.isatty() else 120))
+            console = Console(width=None if sys.stdout.isatty() else 120)
+            if groups:
+                render_trees(report, console, groups)
+            else:
+                render(report, console)
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):  # rich ends the process where the reader of a pipe is gone
         silence_stdout()

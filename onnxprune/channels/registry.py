@@ -3,7 +3,7 @@
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,68 +87,95 @@ class NodeView:
 ChannelRule = Callable[[NodeView], Iterable[Fact]]
 MacRule = Callable[[NodeView], int]
 ValueRule = Callable[[NodeView, list[Array]], Sequence[Array]]
+ShapeRule = Callable[[NodeView], Sequence[tuple[int, ...]]]
+
+STANDARD = (None, "", "ai.onnx")
+MICROSOFT = "com.microsoft"
+"""The domain of the operators into which ONNX Runtime fuses others."""
 
 
 @dataclass(slots=True)
 class Operator:
-    """What is known about one operator. ``operands`` are the inputs that it reads as shapes, not as data."""
+    """What is known about one operator.
+
+    ``operands`` are the inputs that it reads as shapes, not as data; ``shapes`` computes the shapes of its outputs from
+    those of its inputs where onnx itself infers nothing.
+    """
 
     channels: ChannelRule | None = None
     macs: MacRule | None = None
     values: ValueRule | None = None
     moves: bool = False
+    shapes: ShapeRule | None = None
     operands: frozenset[int] = field(default_factory=frozenset)
 
 
 _OPERATORS: dict[str, Operator] = {}
 
 
-def channel_rule(*names: str, operands: Sequence[int] = ()) -> Callable[[ChannelRule], ChannelRule]:
+def channel_rule(
+    *names: str, operands: Sequence[int] = (), domain: str = ""
+) -> Callable[[ChannelRule], ChannelRule]:
     """Registers the channel rule of operators; a second rule for one of them is an error."""
 
     def register(rule: ChannelRule) -> ChannelRule:
-        for name in names:
-            operator = _OPERATORS.setdefault(name, Operator())
-            if operator.channels is not None:
-                raise ValueError(f"operator {name!r} has two channel rules")
-            operator.channels = rule
-            operator.operands = frozenset(operands)
+        for found in _entries(names, domain, "channels", "channel"):
+            found.channels = rule
+            found.operands = frozenset(operands)
         return rule
 
     return register
 
 
-def mac_rule(*names: str) -> Callable[[MacRule], MacRule]:
+def mac_rule(*names: str, domain: str = "") -> Callable[[MacRule], MacRule]:
     """Registers how operators count multiply-accumulates."""
 
     def register(rule: MacRule) -> MacRule:
-        for name in names:
-            operator = _OPERATORS.setdefault(name, Operator())
-            if operator.macs is not None:
-                raise ValueError(f"operator {name!r} has two MAC rules")
-            operator.macs = rule
+        for found in _entries(names, domain, "macs", "MAC"):
+            found.macs = rule
         return rule
 
     return register
 
 
-def value_rule(*names: str, moves: bool = False) -> Callable[[ValueRule], ValueRule]:
+def value_rule(*names: str, moves: bool = False, domain: str = "") -> Callable[[ValueRule], ValueRule]:
     """Registers how operators compute small integers of shape arithmetic; ``moves`` if they only rearrange elements."""
 
     def register(rule: ValueRule) -> ValueRule:
-        for name in names:
-            operator = _OPERATORS.setdefault(name, Operator())
-            if operator.values is not None:
-                raise ValueError(f"operator {name!r} has two value rules")
-            operator.values, operator.moves = rule, moves
+        for found in _entries(names, domain, "values", "value"):
+            found.values, found.moves = rule, moves
         return rule
 
     return register
+
+
+def shape_rule(*names: str, domain: str = "") -> Callable[[ShapeRule], ShapeRule]:
+    """Registers the output shapes of operators for which onnx infers none; element types are those of their input."""
+
+    def register(rule: ShapeRule) -> ShapeRule:
+        for found in _entries(names, domain, "shapes", "shape"):
+            found.shapes = rule
+        return rule
+
+    return register
+
+
+def _entries(names: Iterable[str], domain: str, kind: str, words: str) -> Iterator[Operator]:
+    for name in names:
+        found = _OPERATORS.setdefault(full_name(name, domain), Operator())
+        if getattr(found, kind) is not None:
+            raise ValueError(f"operator {name!r} has two {words} rules")
+        yield found
+
+
+def full_name(name: str, domain: str | None) -> str:
+    """Returns an operator's name with its domain, as ONNX text writes it; standard ones have none."""
+    return name if domain in STANDARD else f"{domain}.{name}"
 
 
 def operator(name: str, domain: str | None) -> Operator:
     """Returns what is known about an operator of a domain; nothing at all for unknown ones."""
-    return operators().get(name, Operator()) if domain in (None, "", "ai.onnx") else Operator()
+    return operators().get(full_name(name, domain), Operator())
 
 
 @functools.cache

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from onnxprune.channels.explain import links
 from onnxprune.channels.groups import analyze
 from onnxprune.commands.stopwatch import Stopwatch
 from onnxprune.data.random import choose_shapes
@@ -53,7 +54,7 @@ def inspect(
         options={"input_shape": {name: list(shape) for name, shape in overrides.items()}},
         environment=environment_of(None, 0, SessionOptions()),
         before=describe_side(proto, total, path),
-        groups=group_rows(channels, {}),
+        groups=group_rows(channels, {}, links(channels)),
         nodes=node_rows((total, total), ({}, {})),
         warnings=() if channels.prunable else (why_nothing(channels),),
         seconds=watch.total(),

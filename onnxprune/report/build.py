@@ -8,11 +8,12 @@ from pathlib import Path
 
 import onnx
 
+from onnxprune.channels.explain import Link
 from onnxprune.channels.facts import SPATIAL
 from onnxprune.channels.groups import ChannelGroup, Channels
 from onnxprune.model.cost import Cost
 from onnxprune.model.io import digest, model_bytes
-from onnxprune.report.schema import Environment, GroupRow, Latency, NodeRow, Report, Side
+from onnxprune.report.schema import Environment, GroupRow, Latency, LinkRow, NodeRow, Report, Side
 from onnxprune.runtime.session import Session, SessionOptions, environment
 
 
@@ -65,10 +66,22 @@ def environment_of(session: Session | None, seed: int, options: SessionOptions) 
     )
 
 
-def group_rows(channels: Channels, removals: Mapping[str, Sequence[int]]) -> tuple[GroupRow, ...]:
+def group_rows(
+    channels: Channels, removals: Mapping[str, Sequence[int]], links: Mapping[str, Sequence[Link]] | None = None
+) -> tuple[GroupRow, ...]:
     """Returns the groups that say something: those that can go, and those that could if something did not hold them."""
+    links = links or {}
     return tuple(
-        GroupRow(group.name, group.units, len(removals.get(group.name, ())), group.exact, group.frozen, group.axes)
+        GroupRow(
+            name=group.name,
+            units=group.units,
+            removed=len(removals.get(group.name, ())),
+            exact=group.exact,
+            frozen=group.frozen,
+            axes=group.axes,
+            unit_size=group.width,
+            links=tuple(LinkRow(link.node, link.op, link.role, link.axes) for link in links.get(group.name, ())),
+        )
         for group in channels.groups
         if worth_telling(group)
     )

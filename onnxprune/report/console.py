@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from onnxprune.errors import SelectorError
 from onnxprune.report import summary, units
 
 if TYPE_CHECKING:
@@ -61,6 +64,28 @@ def render_inspection(report: Report, console: Console) -> None:
         _line(console, summary.block_sentence(report))
     _frozen(report, console)
     _notices(report, console)
+
+
+def render_trees(report: Report, console: Console, patterns: Sequence[str]) -> None:
+    """Print what ties each group whose name matches a pattern, and the reason where it is frozen.
+
+    Raises:
+        SelectorError: a pattern matches no group.
+    """
+    for pattern in patterns:
+        chosen = [group for group in report.groups if fnmatch.fnmatchcase(group.name, pattern)]
+        if not chosen:
+            raise SelectorError(f"no group is called {pattern!r}: --json lists all names")
+        for group in chosen:
+            channels = f"{group.unit_size} channel" + ("" if group.unit_size == 1 else "s")
+            _line(console, f"{group.name}: {group.units:,} units of {channels}", "bold")
+            if group.frozen is not None:
+                _line(console, f"  cannot go: {group.frozen}", "yellow")
+            for role, title in (("writes", "written by"), ("passes", "passed on by"), ("sums", "summed over by")):
+                links = [link for link in group.links if link.role == role]
+                for number, link in enumerate(links):
+                    prefix = f"  {title:<15}" if number == 0 else " " * 17
+                    _line(console, f"{prefix}{link.node} ({link.op}): {', '.join(link.axes)}")
 
 
 def render_latencies(report: Report, console: Console) -> None:

@@ -125,8 +125,22 @@ class Proof:
 
 
 @dataclass(frozen=True)
+class LinkRow:
+    """A node that ties axes of a group: it ``writes`` them with weights, ``passes`` them on, or ``sums`` over them."""
+
+    node: str
+    op: str
+    role: str
+    axes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class GroupRow:
-    """One channel group; ``frozen`` is the reason why nothing of it may go."""
+    """One channel group; ``frozen`` is the reason why nothing of it may go.
+
+    ``unit_size`` is the number of channels of its widest weight that go with one unit. ``links``, the nodes that tie
+    the group, are filled in by ``inspect`` alone.
+    """
 
     name: str
     units: int
@@ -134,6 +148,8 @@ class GroupRow:
     exact: bool = True
     frozen: str | None = None
     axes: int = 0
+    unit_size: int | None = None
+    links: tuple[LinkRow, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from onnxprune.report.schema import (
     Latency,
     LatencyRatio,
     LeftNode,
+    LinkRow,
     ModelRow,
     NodeRow,
     Proof,
@@ -23,6 +24,9 @@ from onnxprune.report.schema import (
     SparseTensor,
     Sparsity,
 )
+
+
+LINKS = (LinkRow("conv", "Conv", "writes", ("conv.weight[0]", "y[1]")),)
 
 
 def full_report() -> Report:
@@ -61,7 +65,7 @@ def full_report() -> Report:
         fidelity=Fidelity(0.95, 0.9871, 21.5, 3.25),
         proof=Proof(True, 3.2e-5, 2.1e-6, True, ("norm",), 1e-4, 32, False),
         groups=(
-            *(GroupRow(f"conv{number}", 64, 32, axes=5) for number in range(50)),
+            *(GroupRow(f"conv{number}", 64, 32, axes=5, unit_size=1, links=LINKS) for number in range(50)),
             GroupRow("norm", 64, 16, exact=False, axes=3),
             GroupRow("head", 10, frozen="graph output 'logits'", axes=2),
             GroupRow("odd_a", 8, frozen="no channel rule for Odd", axes=1),

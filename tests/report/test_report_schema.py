@@ -44,7 +44,12 @@ KEYS = {
         "samples": None,
         "random_inputs": None,
     },
-    "groups": [{"name": None, "units": None, "removed": None, "exact": None, "frozen": None, "axes": None}],
+    "groups": [
+        {
+            **dict.fromkeys(("name", "units", "removed", "exact", "frozen", "axes", "unit_size")),
+            "links": [{"node": None, "op": None, "role": None, "axes": []}],
+        }
+    ],
     "blocks": [{"name": None, "dropped": None, "reason": None}],
     "nodes": [{"name": None, "op": None, "macs_before": None, "macs_after": None, "ms_before": None, "ms_after": None}],
     "sparsity": {
