@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from collection import Entry, collection
 
 from onnxprune.channels.groups import Channels, analyze
-from onnxprune.commands.slim import choose_inputs
+from onnxprune.commands.inputs import choose_inputs
 from onnxprune.errors import OnnxPruneError
 from onnxprune.model.cost import cost
 from onnxprune.model.io import load, to_proto

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 from collection import Entry, collection
 
 from onnxprune.channels.groups import Channels, analyze
-from onnxprune.commands.slim import Inputs, choose_inputs
+from onnxprune.commands.inputs import Inputs, choose_inputs
 from onnxprune.errors import PlanError
 from onnxprune.model.cost import cost
 from onnxprune.model.io import load, to_proto

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import onnx_graphsurgeon as gs
 
 from onnxprune.channels.facts import Axis, Balance, Count, Fact, Freeze, Index, Positions, Regroup, Restore, Tie
-from onnxprune.channels.registry import NodeView
+from onnxprune.channels.registry import MICROSOFT, NodeView
+from onnxprune.model.graph import captured
 from onnxprune.model.shapes import Shapes, node_name, opset_of
 from onnxprune.ops import operator
 
@@ -117,10 +118,12 @@ def _collect_node(found: Statements, node: gs.Node, shapes: Shapes, version: int
     view = shapes.view(node, version)
     if rule is None:
         reason = f"no channel rule for {node.op} ({node_name(node)!r})"
+        if str(node.domain).startswith(MICROSOFT):
+            reason += ": prune before runtime optimization"
     elif unknown is not None:
         reason = f"the shape of {unknown!r} is unknown"
-    elif not view.outputs or view.outputs[0] is None:
-        reason = f"{node_name(node)!r} ({node.op}) has no first output"
+    elif not any(view.outputs):
+        reason = f"{node_name(node)!r} ({node.op}) has no output"
     else:
         try:
             facts = list(rule(view))
@@ -198,17 +201,3 @@ def _contract(found: Statements, node: gs.Node, axis: Axis) -> None:
     for slot, tensor in enumerate(node.inputs):
         if tensor.name == axis.tensor:
             found.contractions.append(Contraction(found.position, slot, axis.dim))
-
-
-def captured(body: gs.Graph) -> set[str]:
-    """Returns the names of the outer tensors that a body and the bodies within it read."""
-    names: set[str] = set()
-    inner = {tensor.name for tensor in body.inputs}
-    for node in body.nodes:
-        inner.update(tensor.name for tensor in node.outputs)
-        names.update(tensor.name for tensor in node.inputs if tensor.name)
-        for value in node.attrs.values():
-            if isinstance(value, gs.Graph):
-                names.update(captured(value))
-    names.update(tensor.name for tensor in body.outputs)
-    return names - inner

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.commands.slim import Evidence, Inputs, measure_models
+from onnxprune.commands.evidence import Evidence, measure_models
+from onnxprune.commands.inputs import Inputs
 from onnxprune.commands.stopwatch import Stopwatch
 from onnxprune.data.samples import load_samples
 from onnxprune.errors import UsageError

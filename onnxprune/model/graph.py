@@ -40,6 +40,20 @@ def graph_tensors(graph: gs.Graph) -> Iterator[gs.Tensor]:
     yield from graph.outputs
 
 
+def captured(body: gs.Graph) -> set[str]:
+    """Returns the names of the outer tensors that a body and the bodies within it read."""
+    names: set[str] = set()
+    inner = {tensor.name for tensor in body.inputs}
+    for node in body.nodes:
+        inner.update(tensor.name for tensor in node.outputs)
+        names.update(tensor.name for tensor in node.inputs if tensor.name)
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                names.update(captured(value))
+    names.update(tensor.name for tensor in body.outputs)
+    return names - inner
+
+
 def copy_graph(graph: gs.Graph, tensor_map: Mapping[str, gs.Tensor] | None = None) -> Graph:
     """Return a copy of any graphsurgeon graph as a :class:`Graph`; weights are shared.
 

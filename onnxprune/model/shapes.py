@@ -18,15 +18,13 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnxprune.channels.facts import Axis
+from onnxprune.model.graph import captured
 from onnxprune.model.io import read_values
 from onnxprune.ops import NodeView, Operator, Value, operator
 
 LOG = logging.getLogger("onnxprune")
 LARGEST_VALUE = 4096
 """Elements above which a constant is a weight and not part of shape arithmetic."""
-
-LIKE_THEIR_INPUT = {"GroupNormalization", "MeanVarianceNormalization"}
-"""Operators for which onnx infers nothing, and whose output has the type and shape of their input."""
 
 _NOTHING: frozenset[Axis] = frozenset()
 _union = np.frompyfunc(lambda left, right: left | right, 2, 1)
@@ -193,6 +191,9 @@ class ShapeWalk:
             for slot, tensor in enumerate(node.inputs):
                 if slot not in knowledge.operands and tensor.name in self.known.origins:
                     self._escape(tensor.name, f"{node_name(node)!r} ({node.op})")
+            for body in node.attrs.values():
+                for name in captured(body) if isinstance(body, gs.Graph) else ():
+                    self._escape(name, f"the body of {node_name(node)!r} ({node.op})")
 
     def _escape(self, name: str, user: str) -> None:
         if name in self.known.origins:
@@ -268,13 +269,28 @@ class ShapeWalk:
         types = self._inferred(node)
         for tensor in node.outputs:
             inferred = types.get(tensor.name)
-            if inferred is None and node.op in LIKE_THEIR_INPUT and node.inputs[0].name in self.known.shapes:
-                self.known.types[tensor.name] = self.known.types[node.inputs[0].name]
-                self.known.shapes[tensor.name] = self.known.shapes[node.inputs[0].name]
             if inferred is not None and inferred.HasField("tensor_type"):
                 self._record(tensor.name, inferred.tensor_type)
+        self._apply_shape_rule(node)
+        for tensor in node.outputs:
             if tensor.name and tensor.name not in self.known.shapes:
                 self._record_declared(tensor)
+
+    def _apply_shape_rule(self, node: gs.Node) -> None:
+        """Takes the shapes that onnx does not infer from the operator's own rule."""
+        rule = operator(node.op, node.domain).shapes
+        missing = [tensor for tensor in node.outputs if tensor.name and tensor.name not in self.known.shapes]
+        if rule is None or not missing:
+            return
+        try:
+            shapes = rule(self.known.view(node, opset_of(self.graph, node.domain)))
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            LOG.debug("no shapes for %s: %s", node_name(node), error)
+            return
+        for tensor, shape in zip(node.outputs, shapes, strict=False):
+            if tensor in missing:
+                self.known.types[tensor.name] = self.known.types[node.inputs[0].name]
+                self.known.shapes[tensor.name] = shape
 
     def _inferred(self, node: gs.Node) -> dict[str, onnx.TypeProto]:
         schema = self._schema(node)

@@ -1,27 +1,39 @@
 """Normalizations, and softmax."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from onnxprune.channels.facts import SPATIAL, Attribute, Count, Facts, Freeze, Restore, Tie
-from onnxprune.channels.registry import NodeView, channel_rule
+from onnxprune.channels.registry import NodeView, channel_rule, shape_rule
 from onnxprune.ops.broadcasting import broadcast
 
 
-@channel_rule("BatchNormalization", "InstanceNormalization")
-def per_channel(node: NodeView) -> Facts:
-    """X [N, C, ...] with one scale, shift and pair of statistics for each channel."""
+@channel_rule("BatchNormalization")
+def batch_normalization(node: NodeView) -> Facts:
+    """X [N, C, ...] with one scale, shift and pair of statistics for each channel, or each place (``spatial=0``)."""
+    x, y = node.data, node.result
+    for dim in range(x.rank):
+        yield Tie(x.axis(dim), y.axis(dim))
+        if dim != 1 and (node.attribute("training_mode", 0) or len(node.outputs) > 1):
+            yield Freeze(x.axis(dim), f"{node.name!r} (BatchNormalization) takes a statistic over it", inexact=True)
+    for value in (*node.inputs[1:], *node.outputs[1:]):
+        for dim in range(value.rank if value is not None else 0):
+            if value is not None:
+                yield Tie(value.axis(dim), x.axis(dim + 1))
+
+
+@channel_rule("InstanceNormalization")
+def instance_normalization(node: NodeView) -> Facts:
+    """X [N, C, ...] with one scale and shift for each channel, and statistics over space."""
     x, y = node.data, node.result
     yield Tie(x.axis(0), y.axis(0))
     yield Tie(x.axis(1), y.axis(1))
-    for value in (*node.inputs[1:], *node.outputs[1:]):
-        if value is not None:
-            yield Tie(value.axis(0), x.axis(1))
+    for slot in (1, 2):
+        yield Tie(node.weight(slot).axis(0), x.axis(1))
     for dim in range(2, x.rank):
-        if node.op == "InstanceNormalization":
-            yield Freeze(x.axis(dim), SPATIAL)
-            yield Freeze(y.axis(dim), SPATIAL)
-        else:
-            yield Tie(x.axis(dim), y.axis(dim))
+        yield Freeze(x.axis(dim), SPATIAL)
+        yield Freeze(y.axis(dim), SPATIAL)
 
 
 @channel_rule("GroupNormalization")
@@ -48,7 +60,7 @@ def group_normalization(node: NodeView) -> Facts:
         yield Freeze(y.axis(dim), SPATIAL)
 
 
-@channel_rule("LayerNormalization", "RMSNormalization")
+@channel_rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def layer_normalization(node: NodeView) -> Facts:
     """The statistics run over every axis from ``axis`` on."""
     x = node.data
@@ -92,3 +104,9 @@ def over_one_axis(node: NodeView) -> Facts:
         yield Tie(x.axis(dim), y.axis(dim))
         if dim == axis or (flattens and dim > axis):
             yield Freeze(x.axis(dim), f"{node.name!r} ({node.op}) works over it")
+
+
+@shape_rule("GroupNormalization", "MeanVarianceNormalization", "SimplifiedLayerNormalization")
+def unchanged_shape(node: NodeView) -> Sequence[tuple[int, ...]]:
+    """That of the input."""
+    return [node.data.shape]

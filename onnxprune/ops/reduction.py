@@ -33,14 +33,15 @@ def reduction(node: NodeView) -> Facts:
             yield Freeze(x.axis(dim), f"{node.name!r} ({node.op}) reduces over it", inexact=node.op == "ReduceMean")
 
 
-@channel_rule("ArgMax", "ArgMin", "TopK", "CumSum", operands=(1,))
+@channel_rule("ArgMax", "ArgMin", "CumProd", "CumSum", "TopK", operands=(1,))
 def search(node: NodeView) -> Facts:
     """Works along one axis; the others correspond one to one."""
     x = node.data
     default = -1 if node.op == "TopK" else 0
-    along = node.known(1) if node.op == "CumSum" else None
+    cumulative = node.op in ("CumProd", "CumSum")
+    along = node.known(1) if cumulative else None
     axis = int(along.ravel()[0]) if along is not None else node.attribute("axis", default)
-    if node.op == "CumSum" and along is None:
+    if cumulative and along is None:
         return
     axis %= x.rank
     dropped = node.op in ("ArgMax", "ArgMin") and not node.attribute("keepdims", 1)

@@ -12,9 +12,9 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from onnxprune.channels.collect import captured
 from onnxprune.channels.groups import Channels
 from onnxprune.errors import ValidationError
+from onnxprune.model.graph import captured
 from onnxprune.model.io import Graph, to_proto
 from onnxprune.runtime.session import Session, SessionOptions, open_session
 from onnxprune.surgery.gates import silence

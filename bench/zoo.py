@@ -1,0 +1,279 @@
+"""A zoo of architectures with random weights, exported and pruned: one row for every file.
+
+    python bench/zoo.py [--only TEXT] [--exporter both] [--opsets 17,18] [--seeds 3] [--ratios 0.3,0.5,0.7] [--save]
+
+Needs the extra ``zoo``. Columns: prunable groups and units; MACs removed at 0.5 with ``--round-to 1``; what
+Torch-Pruning removes from the same network (``--torch-pruning``; "shape!" where it changed an output); the largest
+difference between the masked original and the sliced model relative to the largest magnitude, over all seeds and
+ratios with random scores; seconds for analysis, planning and surgery. Below a row: why groups are frozen. Exports are
+kept in ``--cache``. The exit code is 1 where an export could not be pruned and proved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import platform
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+from zoo_export import Target, exported, torch_pruning_share
+from zoo_network import Architecture
+from zoo_own import own_architectures
+from zoo_timm import timm_architectures
+from zoo_torchvision import torchvision_architectures
+from zoo_transformers import transformers_architectures
+
+from onnxprune.channels.groups import Channels, analyze
+from onnxprune.commands.evidence import check_model
+from onnxprune.commands.inputs import Inputs, choose_inputs
+from onnxprune.model.cost import cost
+from onnxprune.model.io import load, to_proto
+from onnxprune.plan.plan import plan, why_nothing
+from onnxprune.report.build import worth_telling
+from onnxprune.runtime.session import SessionOptions, environment, open_session
+from onnxprune.score.scores import score
+from onnxprune.slim import Recipe
+from onnxprune.surgery.slice import slice_channels
+from onnxprune.validate.proof import prove
+
+OPSETS = {"torchscript": (13, 17, 18, 20), "dynamo": (18, 20)}
+"""The newer exporter writes opset 18 and later only."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is run on every file."""
+
+    seeds: int
+    ratios: tuple[float, ...]
+    cache: Path
+    torch_pruning: bool
+    limit_s: int
+    reasons: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came out for one file; ``status`` is ok, no export, DIFFERS or ERROR."""
+
+    name: str
+    target: Target
+    status: str
+    text: str
+    seconds: float = 0.0
+    reasons: tuple[str, ...] = field(default=())
+
+    @property
+    def failed(self) -> bool:
+        """Whether the row shows a fault of ours."""
+        return self.status in ("DIFFERS", "ERROR")
+
+    def lines(self) -> list[str]:
+        """The row and what stands below it."""
+        label = f"{self.target.exporter:<11} {self.target.opset:>2}"
+        return [f"{self.name:<44} {label} {self.text} {'' if self.status == 'ok' else self.status}", *self.reasons]
+
+
+def architectures() -> Iterator[Architecture]:
+    """Yields every architecture of the zoo."""
+    yield from own_architectures()
+    yield from torchvision_architectures()
+    yield from timm_architectures()
+    yield from transformers_architectures()
+
+
+def run_row(name: str, target: Target, settings: Settings) -> Row:
+    """Exports, prunes and proves; never raises."""
+    torch.set_num_threads(1)
+    np.seterr(all="ignore")
+    start = time.perf_counter()
+    try:
+        with _limit(settings.limit_s):
+            architecture = next(item for item in architectures() if item.name == name)
+            path = exported(architecture, target, settings.cache)
+            if isinstance(path, str):
+                return Row(name, target, "no export", path, time.perf_counter() - start)
+            return _judge(architecture, target, path, settings)
+    except Exception as error:  # one row must not end the others
+        return Row(name, target, "ERROR", f"{type(error).__name__}: {error}"[:600], time.perf_counter() - start)
+
+
+def _judge(architecture: Architecture, target: Target, path: Path, settings: Settings) -> Row:
+    model = to_proto(load(str(path)))
+    graph = load(str(path))
+    options = SessionOptions(threads=1)
+    inputs = choose_inputs(model, open_session(model, options), Recipe(channels=0.5, threads=1))
+    start = time.perf_counter()
+    channels = analyze(graph, inputs.sizes)
+    analysed = time.perf_counter() - start
+    reasons = tuple(frozen(channels, settings.reasons))
+    if not channels.prunable:
+        return Row(architecture.name, target, "ERROR", why_nothing(channels), analysed, reasons)
+    chosen = plan(channels, score(channels, "l2"), 0.5, round_to=1)
+    small = slice_channels(channels, chosen.removals)
+    seconds = time.perf_counter() - start
+    _check_runs(model, to_proto(small), inputs, options)
+    before, after = cost(graph, shapes=channels.shapes), cost(small, channels.sizes)
+    worst, passed = _prove_all(channels, inputs, settings)
+    units = sum(group.units for group in channels.prunable)
+    theirs = torch_pruning_share(architecture, settings.cache) if settings.torch_pruning else "-"
+    text = (
+        f"{len(channels.prunable):>5} {units:>6} {1 - after.macs / max(before.macs, 1):>6.1%} {theirs:>13} "
+        f"{worst:>8.1e} {analysed:>5.2f} {seconds:>5.2f}"
+    )
+    return Row(architecture.name, target, "ok" if passed else "DIFFERS", text, seconds, reasons)
+
+
+def _prove_all(channels: Channels, inputs: Inputs, settings: Settings) -> tuple[float, bool]:
+    worst, passed = 0.0, True
+    for ratio in settings.ratios:
+        for seed in range(settings.seeds):
+            removals = plan(channels, score(channels, "random", seed=seed), ratio, round_to=1).removals
+            sliced = slice_channels(channels, removals)
+            proof = prove(channels, removals, sliced, inputs.proof, SessionOptions(threads=1))
+            worst, passed = max(worst, proof.relative), passed and proof.passed
+    return worst, passed
+
+
+def _check_runs(before: Any, after: Any, inputs: Inputs, options: SessionOptions) -> None:
+    """Checks that the result is valid, runs with optimizations on, and keeps names, types and shapes."""
+    check_model(before, after)
+    sessions = [open_session(model, options) for model in (before, after)]
+    for feed in inputs.proof:
+        first, second = (session.run(feed) for session in sessions)
+        if [(k, v.shape, v.dtype) for k, v in first.items()] != [(k, v.shape, v.dtype) for k, v in second.items()]:
+            raise RuntimeError("the outputs of the pruned model have other names, types or shapes")
+    if sessions[0].inputs != sessions[1].inputs:
+        raise RuntimeError("the inputs of the pruned model have other names, types or shapes")
+
+
+def frozen(channels: Channels, limit: int) -> list[str]:
+    """Returns the reasons for frozen groups, most frequent first; node names are left out so that they add up."""
+    counts = collections.Counter(
+        re.sub(r"'[^']*'", "'…'", str(group.frozen))
+        for group in channels.groups
+        if group.frozen is not None and worth_telling(group)
+    )
+    return [f"{count:>12} x {reason}" for reason, count in counts.most_common(limit)]
+
+
+@contextlib.contextmanager
+def _limit(seconds: int) -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"took longer than {seconds} s")
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def rows_of(jobs: list[tuple[str, Target]], settings: Settings, workers: int) -> Iterator[Row]:
+    """Yields the rows, in order; each process is replaced after a while, because exporters keep memory."""
+    if workers == 1:
+        for name, target in jobs:
+            yield run_row(name, target, settings)
+        return
+    import multiprocessing
+
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), max_tasks_per_child=40) as pool:
+        futures = [pool.submit(run_row, name, target, settings) for name, target in jobs]
+        for (name, target), future in zip(jobs, futures, strict=True):
+            try:
+                yield future.result()
+            except Exception as error:  # the process ended
+                yield Row(name, target, "ERROR", f"the process ended: {error!r}"[:300])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="a regular expression on names")
+    parser.add_argument("--exporter", choices=["torchscript", "dynamo", "both"], default="both")
+    parser.add_argument("--opsets", default="", help="such as 13,17; all that the exporter supports by default")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ratios", default="0.3,0.5,0.7")
+    parser.add_argument("--cache", type=Path, help="folder that keeps the exports")
+    parser.add_argument("--torch-pruning", action="store_true")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    parser.add_argument("--limit", type=int, default=300, help="seconds for one row")
+    parser.add_argument("--reasons", type=int, default=6, help="reasons to print below a row")
+    parser.add_argument("--list", action="store_true", help="print the names and end")
+    parser.add_argument("--save", action="store_true", help="keep the table in bench/results/zoo.txt")
+    options = parser.parse_args()
+    names = [item.name for item in architectures() if re.search(options.only, item.name)]
+    if options.list:
+        print("\n".join(names))
+        return 0
+    wanted = {int(opset) for opset in options.opsets.split(",") if opset}
+    jobs = [
+        (name, Target(exporter, opset))
+        for name in names
+        for exporter, opsets in OPSETS.items()
+        if options.exporter in (exporter, "both")
+        for opset in opsets
+        if not wanted or opset in wanted
+    ]
+    with contextlib.ExitStack() as stack:
+        cache = options.cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        cache.mkdir(parents=True, exist_ok=True)
+        ratios = tuple(float(ratio) for ratio in options.ratios.split(","))
+        settings = Settings(
+            options.seeds, ratios, cache, options.torch_pruning, options.limit, options.reasons
+        )  # fmt: skip
+        return _table(jobs, settings, options.jobs, options.save)
+
+
+def _table(jobs: list[tuple[str, Target]], settings: Settings, workers: int, save: bool) -> int:
+    lines = [_machine(), HEAD]
+    print("\n".join(lines), flush=True)
+    rows = []
+    for row in rows_of(jobs, settings, workers):
+        rows.append(row)
+        lines += row.lines()
+        print("\n".join(row.lines()), flush=True)
+    statuses = collections.Counter(row.status for row in rows)
+    good = {row.name for row in rows if row.status == "ok"}
+    lines.append(
+        f"{len({row.name for row in rows})} architectures, {len(good)} of them pruned and proved; files: "
+        + ", ".join(f"{count} {status}" for status, count in statuses.most_common())
+    )
+    print(lines[-1])
+    if save:
+        (Path(__file__).parent / "results" / "zoo.txt").write_text("\n".join(lines) + "\n")
+    return 1 if any(row.failed for row in rows) else 0
+
+
+HEAD = (
+    f"{'architecture':<44} {'exporter':<11} op {'groups':>5} {'units':>6} {'MACs':>6} {'Torch-Pruning':>13} "
+    f"{'largest':>8} {'anal.':>5} {'s':>5}"
+)
+
+
+def _machine() -> str:
+    found = environment(SessionOptions())
+    return (
+        f"{found['cpu']}, Python {platform.python_version()}, torch {torch.__version__}, onnx {found['onnx']}, "
+        f"onnxruntime {found['onnxruntime']}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""Exports of the zoo, kept on disk, and what Torch-Pruning does with the same network."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import logging
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from zoo_network import Architecture, Network, fill
+
+logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True)
+class Target:
+    """How a network is exported."""
+
+    exporter: str
+    opset: int
+
+    @property
+    def free_batch(self) -> bool:
+        """Both kinds of graph belong in the zoo: opsets 17 and 20 leave the batch free, 13 and 18 fix it."""
+        return self.opset in (17, 20)
+
+
+def exported(architecture: Architecture, target: Target, cache: Path) -> Path | str:
+    """Returns the file of an export, made now or earlier, or why there is none."""
+    stem = re.sub(r"\W+", "_", architecture.name) + f".{target.exporter}.{target.opset}"
+    path, refusal = cache / f"{stem}.onnx", cache / f"{stem}.refused"
+    if path.exists():
+        return path
+    if refusal.exists():
+        return refusal.read_text()
+    try:
+        _export(network_of(architecture), target, path)
+    except TimeoutError:
+        raise
+    except Exception as error:  # an exporter may raise anything
+        reason = _first_line(error)
+        refusal.write_text(reason)
+        return reason
+    return path
+
+
+def network_of(architecture: Architecture) -> Network:
+    """Returns the network with seeded random weights, ready to infer."""
+    torch.manual_seed(0)
+    network = architecture.build()
+    network.module.eval()
+    fill(network.module)
+    return network
+
+
+def _export(network: Network, target: Target, path: Path) -> None:
+    partial = path.with_suffix(".partial")
+    dynamo = target.exporter == "dynamo"
+    free = network.batch and target.free_batch
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        warnings.simplefilter("ignore")
+        for batch in (True, False) if free else (False,):
+            try:
+                _call(network, target, partial, dynamo, batch)
+            except TimeoutError:
+                raise
+            except Exception:
+                if not batch:
+                    raise
+            else:
+                break
+    partial.replace(path)
+
+
+def _call(network: Network, target: Target, path: Path, dynamo: bool, batch: bool) -> None:
+    torch.backends.mha.set_fastpath_enabled(False)  # the fused operator of inference has no ONNX form
+    common: dict[str, Any] = {"input_names": list(network.names), "opset_version": target.opset, "dynamo": dynamo}
+    if dynamo:
+        free = tuple({0: torch.export.Dim.AUTO} for _ in network.inputs) if batch else None
+        inputs = tuple(torch.cat([value] * 2) for value in network.inputs) if batch else network.inputs
+        if _takes_any(network.module) and free is not None:
+            free = (free,)
+        torch.onnx.export(
+            network.module, inputs, str(path), dynamic_shapes=free, external_data=False, verbose=False, **common
+        )
+        return
+    axes = {name: {0: "batch"} for name in network.names} if batch else None
+    torch.onnx.export(network.module, network.inputs, str(path), dynamic_axes=axes, **common)
+
+
+def _takes_any(module: nn.Module) -> bool:
+    return bool(module.forward.__code__.co_flags & 0x04)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:160]
+
+
+def torch_pruning_share(architecture: Architecture, cache: Path) -> str:
+    """Returns the share of the MACs that Torch-Pruning removes at 0.5, or what it fails with."""
+    stored = cache / (re.sub(r"\W+", "_", architecture.name) + ".torch_pruning.json")
+    if not stored.exists():
+        try:
+            text = _torch_pruning(network_of(architecture))
+        except TimeoutError:
+            raise
+        except Exception:  # whatever it raises is its result
+            text = "fails"
+        stored.write_text(json.dumps(text))
+    return str(json.loads(stored.read_text()))
+
+
+def _torch_pruning(network: Network) -> str:
+    import torch_pruning
+
+    module = copy.deepcopy(network.module)
+    inputs: Any = network.inputs if len(network.inputs) > 1 else network.inputs[0]
+    with torch.no_grad():
+        before = [tuple(value.shape) for value in _tensors(module(*network.inputs))]
+    ignored = _last(module, network.inputs)
+    macs, _ = torch_pruning.utils.count_ops_and_params(module, inputs)
+    pruner = torch_pruning.pruner.MagnitudePruner(
+        module, inputs, importance=torch_pruning.importance.MagnitudeImportance(p=2), pruning_ratio=0.5,
+        ignored_layers=ignored,
+    )  # fmt: skip
+    pruner.step()
+    after, _ = torch_pruning.utils.count_ops_and_params(module, inputs)
+    with torch.no_grad():
+        shapes = [tuple(value.shape) for value in _tensors(module(*network.inputs))]
+    return f"{1 - after / macs:.1%}" + ("" if shapes == before else " shape!")
+
+
+def _last(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> list[nn.Module]:
+    """Finds the layers whose results are outputs; where none is directly, the one that runs last."""
+    ran: list[tuple[nn.Module, int]] = []
+    hooks = [
+        layer.register_forward_hook(lambda layer, _, out: ran.append((layer, out.untyped_storage().data_ptr())))
+        for layer in module.modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv1d | nn.Conv3d | nn.ConvTranspose2d)
+    ]
+    with torch.no_grad():
+        ends = {value.untyped_storage().data_ptr() for value in _tensors(module(*inputs))}
+    for hook in hooks:
+        hook.remove()
+    found = [layer for layer, where in ran if where in ends]
+    return [*found, *(layer for layer, _ in ran[-1:])]
+
+
+def _tensors(output: Any) -> list[torch.Tensor]:
+    if isinstance(output, torch.Tensor):
+        return [output]
+    values = output.values() if isinstance(output, dict) else output
+    return [tensor for value in values if value is not None for tensor in _tensors(value)]
