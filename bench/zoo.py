@@ -16,7 +16,6 @@ import collections
 import contextlib
 import platform
 import re
-import signal
 import sys
 import tempfile
 import time
@@ -31,7 +30,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from zoo_export import Target, exported, torch_pruning_share
+from zoo_export import Target, exported, time_limit, torch_pruning_share
 from zoo_network import Architecture
 from zoo_own import own_architectures
 from zoo_timm import timm_architectures
@@ -103,7 +102,7 @@ def run_row(name: str, target: Target, settings: Settings) -> Row:
     np.seterr(all="ignore")
     start = time.perf_counter()
     try:
-        with _limit(settings.limit_s):
+        with time_limit(settings.limit_s):
             architecture = next(item for item in architectures() if item.name == name)
             path = exported(architecture, target, settings.cache)
             if isinstance(path, str):
@@ -170,20 +169,6 @@ def frozen(channels: Channels, limit: int) -> list[str]:
         if group.frozen is not None and worth_telling(group)
     )
     return [f"{count:>12} x {reason}" for reason, count in counts.most_common(limit)]
-
-
-@contextlib.contextmanager
-def _limit(seconds: int) -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise TimeoutError(f"took longer than {seconds} s")
-
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 def rows_of(jobs: list[tuple[str, Target]], settings: Settings, workers: int) -> Iterator[Row]:

@@ -8,7 +8,9 @@ import io
 import json
 import logging
 import re
+import signal
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 from zoo_network import Architecture, Network, fill
+
+PATIENCE = 60
+"""Seconds that Torch-Pruning gets for one network."""
 
 logging.getLogger("torch.onnx").setLevel(logging.ERROR)
 
@@ -96,6 +101,22 @@ def _call(network: Network, target: Target, path: Path, dynamo: bool, batch: boo
     torch.onnx.export(network.module, network.inputs, str(path), dynamic_axes=axes, **common)
 
 
+@contextlib.contextmanager
+def time_limit(seconds: int) -> Iterator[None]:
+    """Raises ``TimeoutError`` after that many seconds; limits may be nested."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"took longer than {seconds} s")
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    left = signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(left)
+        signal.signal(signal.SIGALRM, previous)
+
+
 def _takes_any(module: nn.Module) -> bool:
     return bool(module.forward.__code__.co_flags & 0x04)
 
@@ -109,14 +130,17 @@ def torch_pruning_share(architecture: Architecture, cache: Path) -> str:
     """Returns the share of the MACs that Torch-Pruning removes at 0.5, or what it fails with."""
     stored = cache / (re.sub(r"\W+", "_", architecture.name) + ".torch_pruning.json")
     if not stored.exists():
+        outcome = {"share": "fails", "reason": ""}
         try:
-            text = _torch_pruning(network_of(architecture))
+            with time_limit(PATIENCE), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                outcome["share"] = _torch_pruning(network_of(architecture))
         except TimeoutError:
-            raise
-        except Exception:  # whatever it raises is its result
-            text = "fails"
-        stored.write_text(json.dumps(text))
-    return str(json.loads(stored.read_text()))
+            outcome = {"share": f"> {PATIENCE} s", "reason": "too slow"}
+        except Exception as error:  # whatever it raises is its result
+            outcome["reason"] = _first_line(error)
+        stored.write_text(json.dumps(outcome))
+    return str(json.loads(stored.read_text())["share"])
 
 
 def _torch_pruning(network: Network) -> str:

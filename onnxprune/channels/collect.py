@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
-from onnxprune.channels.facts import Axis, Balance, Count, Fact, Freeze, Index, Positions, Regroup, Restore, Tie
+from onnxprune.channels.facts import Axis, Balance, Count, Fact, Freeze, Index, Positions, Regroup, Rescale, Restore, Tie
 from onnxprune.channels.registry import MICROSOFT, NodeView
 from onnxprune.model.graph import captured
 from onnxprune.model.shapes import Shapes, node_name, opset_of
@@ -29,7 +29,7 @@ class Edit:
     """Something stored in a node, by its position in the graph, that follows the channels of an axis."""
 
     node: int
-    fact: Count | Positions | Restore
+    fact: Count | Positions | Rescale | Restore
 
 
 @dataclass(slots=True)
@@ -174,7 +174,7 @@ def _record(found: Statements, node: gs.Node, view: NodeView, facts: Iterable[Fa
             case Restore():
                 _record_tie(found, node, Tie(fact.source, fact.target, contracts=True), mentioned)
                 found.edits.append(Edit(found.position, fact))
-            case Count() | Positions():
+            case Count() | Positions() | Rescale():
                 found.edits.append(Edit(found.position, fact))
     return mentioned
 

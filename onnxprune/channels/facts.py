@@ -115,7 +115,21 @@ class Positions:
     slot: int
 
 
-Fact = Tie | Regroup | Balance | Freeze | Restore | Count | Positions
+@dataclass(frozen=True, slots=True)
+class Rescale:
+    """A stored number, or vector, that goes with a power of the fraction of the axis' channels that stay.
+
+    A mean of squares over silenced channels is the mean over the others times that fraction, so that a normalization by
+    it stays exact. ``default`` is the value of an attribute that the file leaves out.
+    """
+
+    axis: Axis
+    where: Attribute | int
+    power: float
+    default: float = 0.0
+
+
+Fact = Tie | Regroup | Balance | Freeze | Restore | Rescale | Count | Positions
 Facts = Iterator[Fact]
 
 SPATIAL = "spatial or kernel axis"

@@ -127,7 +127,11 @@ def _stored(graph: gs.Graph, shapes: Shapes) -> set[str]:
 
 
 def _is_constant_node(tensor: gs.Tensor) -> bool:
-    return bool(tensor.inputs) and tensor.inputs[0].op == "Constant"
+    """Whether a node makes the tensor from the file alone: Constant, or ConstantOfShape of a stored shape."""
+    producer = tensor.inputs[0] if tensor.inputs else None
+    if producer is None or producer.op not in ("Constant", "ConstantOfShape"):
+        return False
+    return all(isinstance(source, gs.Constant) or _is_constant_node(source) for source in producer.inputs)
 
 
 def _producers(graph: gs.Graph) -> dict[str, str]:

@@ -113,9 +113,7 @@ class Operator:
 _OPERATORS: dict[str, Operator] = {}
 
 
-def channel_rule(
-    *names: str, operands: Sequence[int] = (), domain: str = ""
-) -> Callable[[ChannelRule], ChannelRule]:
+def channel_rule(*names: str, operands: Sequence[int] = (), domain: str = "") -> Callable[[ChannelRule], ChannelRule]:
     """Registers the channel rule of operators; a second rule for one of them is an error."""
 
     def register(rule: ChannelRule) -> ChannelRule:

@@ -116,9 +116,8 @@ def _head_counts(node: NodeView) -> tuple[int, int]:
 
 def _head_sizes(node: NodeView, query: Value, key: Value, value: Value, y: Value) -> Facts:
     yield Tie(value.axis(3), y.axis(3))
-    if "scale" in node.attributes:
-        yield Tie(query.axis(3), key.axis(3), contracts=True)
-    else:
+    yield Tie(query.axis(3), key.axis(3), contracts=True)
+    if "scale" not in node.attributes:
         yield Freeze(query.axis(3), f"the default scale of {node.name!r} (Attention) depends on it")
 
 

@@ -3,11 +3,10 @@
 The axes that positions count along stay; the others correspond one to one.
 """
 
-import math
 
 import numpy as np
 
-from onnxprune.channels.facts import SPATIAL, Balance, Count, Facts, Freeze, Operand, Tie, free
+from onnxprune.channels.facts import Balance, Count, Facts, Freeze, Operand, Tie
 from onnxprune.channels.registry import NodeView, Value, channel_rule
 
 
@@ -63,16 +62,6 @@ def one_hot(node: NodeView) -> Facts:
     axis = node.attribute("axis", -1) % y.rank
     for dim in range(indices.rank):
         yield Tie(indices.axis(dim), y.axis(dim + (dim >= axis)))
-
-
-@channel_rule("Compress")
-def compress(node: NodeView) -> Facts:
-    """Drops positions of ``axis``, or of everything in a row."""
-    x, y = node.data, node.result
-    if "axis" not in node.attributes:
-        return
-    for dim in set(range(x.rank)) - {node.attribute("axis") % x.rank}:
-        yield Tie(x.axis(dim), y.axis(dim))
 
 
 @channel_rule("Trilu", operands=(1,))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.channels.facts import SPATIAL, Attribute, Count, Facts, Freeze, Restore, Tie
+from onnxprune.channels.facts import SPATIAL, Attribute, Count, Facts, Freeze, Rescale, Restore, Tie
 from onnxprune.channels.registry import NodeView, channel_rule, shape_rule
 from onnxprune.ops.broadcasting import broadcast
 
@@ -69,6 +69,12 @@ def layer_normalization(node: NodeView) -> Facts:
         if result is not None:
             yield from broadcast([x], result)
     yield from broadcast([value for value in node.inputs[1:] if value is not None], node.result)
+    scale = node.weight(1)
+    if node.op == "RMSNormalization" and first == x.rank - 1 and scale.stored and scale.rank == 1:
+        yield Tie(x.axis(first), x.axis(first), contracts=True)
+        yield Rescale(x.axis(first), Attribute("epsilon"), -1.0, default=1e-5)
+        yield Rescale(x.axis(first), 1, -0.5)
+        return
     for dim in range(first, x.rank):
         yield Freeze(x.axis(dim), f"{node.name!r} ({node.op}) takes a statistic over it", inexact=True)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.channels.facts import Attribute, Axis, Count, Index, Operand, Positions, Restore
+from onnxprune.channels.facts import Attribute, Axis, Count, Index, Operand, Positions, Rescale, Restore
 from onnxprune.channels.groups import Channels, analyze
 from onnxprune.errors import PlanError, SurgeryError
 from onnxprune.model.io import Graph, read_values, write_values
@@ -106,6 +106,8 @@ def slice_channels(channels: Channels, removals: Removals) -> Graph:
         match edit.fact:
             case Positions():
                 _renumber(node, edit.fact, channels, gone)
+            case Rescale() if gone.lost(edit.fact.axis).size:
+                _rescale(node, edit.fact, channels, gone)
             case Restore() if gone.lost(edit.fact.source).size:
                 wraps.append((node, edit.fact))
             case Count(where=Attribute()):
@@ -188,6 +190,18 @@ def _renumber(node: gs.Node, fact: Positions, channels: Channels, gone: Gone) ->
     values = take(values, gone.by_tensor.get(stored.name, {})) % length
     fresh = values - np.searchsorted(lost, values)
     node.inputs[fact.slot] = gs.Constant(f"{stored.name}_{node_name(node)}_kept", fresh.astype(values.dtype))
+
+
+def _rescale(node: gs.Node, fact: Rescale, channels: Channels, gone: Gone) -> None:
+    length = channels.shapes.shapes[fact.axis.tensor][fact.axis.dim]
+    factor = (gone.kept(fact.axis, length).size / length) ** fact.power
+    if isinstance(fact.where, Attribute):
+        node.attrs[fact.where.name] = float(node.attrs.get(fact.where.name, fact.default)) * factor
+        return
+    stored = node.inputs[fact.where]
+    values = take(channels.shapes.values[stored.name], gone.by_tensor.get(stored.name, {}))
+    scaled = (values.astype(np.float64) * factor).astype(values.dtype)
+    node.inputs[fact.where] = gs.Constant(f"{stored.name}_{node_name(node)}_rescaled", scaled)
 
 
 def _set_attribute(node: gs.Node, fact: Count, channels: Channels, gone: Gone) -> None:

@@ -266,6 +266,8 @@ class Builder:
         return self.emit("Constant", [], {"value": numpy_helper.from_array(values)})
 
     def _transposed(self, values: np.ndarray) -> str:
+        if values.ndim < 2:
+            return self.constant(values)
         perm = list(reversed(range(values.ndim)))
         return self.emit("Transpose", [self.constant(np.ascontiguousarray(values.T))], {"perm": perm})
 
@@ -304,4 +306,4 @@ class Builder:
         results = [helper.make_tensor_value_info(t.name, TensorProto.FLOAT, self.declared(t.shape)) for t in outputs]
         graph = helper.make_graph(self.nodes, "grown", self.inputs, results, self.stored)
         opsets = [helper.make_opsetid("", self.opset)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=8 if self.opset < 19 else 9)
+        return helper.make_model(graph, opset_imports=opsets, ir_version=8 if self.opset < 19 else 10)

@@ -91,7 +91,7 @@ NORMALIZATION = (
     Case("layer_norm", "x:2,3,6 s=6 b=6", "y = LayerNormalization(x, s, b)", "x0:2 x1:3 ~x2:6", run="float"),
     Case("layer_norm_axis", "x:2,3,6 s=3,6", "y = LayerNormalization<axis=1>(x, s)", "x0:2 ~x1:3 ~x2:6", run="float"),
     Case("layer_norm_statistics", "x:2,3,6 s=6", "y, m, i = LayerNormalization(x, s)", "x0:2 x1:3 ~x2:6", run="float"),
-    Case("rms_norm", "x:2,3,6 s=6", "y = RMSNormalization(x, s)", "x0:2 x1:3 ~x2:6", 23, "float"),
+    Case("rms_norm", "x:2,3,6 s=6", "y = RMSNormalization(x, s)", "x0:2 x1:3 x2:6", 23, "float"),
     Case("lrn", "x:2,6,4,3", "y = LRN<size=3, alpha=0.9>(x)", "x0:2 x1:6 x2:4 x3:3", run="runtime"),
     Case("lrn_old", "x:2,6,4,3", "y = LRN<size=3, alpha=0.9>(x)", "x0:2 x1:6 x2:4 x3:3", 9, "runtime"),
     Case("mean_variance", "x:2,6,4,3", "y = MeanVarianceNormalization(x)", "x1:6 ~x0:2 ~x2:4 ~x3:3", run="float"),
@@ -256,6 +256,7 @@ REDUCTION = (
     Case("arg_min", "x:2,6,4", "y = ArgMin<axis=-2, keepdims=0>(x)", "x0:2 x2:4"),
     Case("top_k", "x:2,6,4 k={3}", "y, i = TopK<axis=1>(x, k)", "x0:2 x2:4"),
     Case("cum_sum", "x:2,6,4 d=#1", "y = CumSum(x, d)", "x0:2 x2:4"),
+    Case("cum_prod", "x:2,6,4 d=#1", "y = CumProd(x, d)", "x0:2 x2:4", 26),
 )  # fmt: skip
 
 QUANTIZED = (
@@ -278,6 +279,94 @@ SHAPES = (
          "y = MatMul(x, v)", "x0:2 w1:4"),
 )  # fmt: skip
 
+RECURRENT = (
+    Case("lstm", "x:5,2,6 w=1,12,6 r=1,12,3 b=1,24", "y, h, c = LSTM<hidden_size=3>(x, w, r, b)", "x1:2 x2:6 r2:3"),
+    Case("lstm_bare", "x:5,2,6 w=1,12,6 r=1,12,3", "y = LSTM<hidden_size=3>(x, w, r)", "x1:2 x2:6 r2:3"),
+    Case("lstm_everything", "x:5,2,6 w=2,12,6 r=2,12,3 b=2,24 n=h2 h0=2,2,3 c0=2,2,3 p=2,9",
+         'y, h, c = LSTM<hidden_size=3, direction="bidirectional", clip=3.0>(x, w, r, b, n, h0, c0, p)', "x1:2 x2:6 r2:3", run="runtime"),
+    Case("lstm_states_given", "x:5,2,6 w=1,12,6 r=1,12,3 h0:1,2,3 c0:1,2,3", 'y, h, c = LSTM<hidden_size=3, direction="reverse">(x, w, r, , , h0, c0)',
+         "x1:2 x2:6 r2:3"),
+    Case("lstm_batch_first", "x:2,5,6 w=1,12,6 r=1,12,3 h0:2,1,3 c0:2,1,3 p=1,9", "y, h, c = LSTM<hidden_size=3, layout=1>(x, w, r, , , h0, c0, p)", "x0:2 x2:6 r2:3"),
+    Case("lstm_last_state", "x:5,2,6 w=1,12,6 r=1,12,3", ", h = LSTM<hidden_size=3>(x, w, r)", "x1:2 x2:6 r2:3", run="runtime"),
+    Case("lstm_dynamic_weights", "x:5,2,6 w:1,12,6 r:1,12,3", "y = LSTM<hidden_size=3>(x, w, r)", "x1:2 x2:6 r2:3", run="runtime"),
+    Case("lstm_7", "x:5,2,6 w=1,12,6 r=1,12,3 b=1,24 n=h2", "y, h = LSTM<hidden_size=3, input_forget=1>(x, w, r, b, n)", "x1:2 x2:6 r2:3", 7, "runtime"),
+    Case("gru", "x:5,2,6 w=1,12,6 r=1,12,4 b=1,24 h0:1,2,4", "y, h = GRU<hidden_size=4>(x, w, r, b, , h0)", "x1:2 x2:6 r2:4", run="runtime"),
+    Case("gru_reset_after", "x:5,2,6 w=2,12,6 r=2,12,4 b=2,24 n=h2", 'y, h = GRU<hidden_size=4, linear_before_reset=1, direction="bidirectional">(x, w, r, b, n)',
+         "x1:2 x2:6 r2:4", run="runtime"),
+    Case("gru_batch_first", "x:2,5,6 w=1,12,6 r=1,12,4", "y, h = GRU<hidden_size=4, layout=1>(x, w, r)", "x0:2 x2:6 r2:4"),
+    Case("gru_7", "x:5,2,6 w=1,12,6 r=1,12,4", 'y, h = GRU<hidden_size=4, activations=["HardSigmoid","Relu"]>(x, w, r)', "x1:2 x2:6 r2:4", 7, "runtime"),
+    Case("rnn", "x:5,2,6 w=1,4,6 r=1,4,4 b=1,8 h0=1,2,4", "y, h = RNN<hidden_size=4>(x, w, r, b, , h0)", "x1:2 x2:6 r2:4"),
+    Case("rnn_both_ways", "x:5,2,6 w=2,4,6 r=2,4,4 b=2,8", 'y, h = RNN<hidden_size=4, direction="bidirectional", activations=["Relu","Tanh"]>(x, w, r, b)',
+         "x1:2 x2:6 r2:4", run="runtime"),
+    Case("rnn_batch_first", "x:2,5,6 w=1,4,6 r=1,4,4", "y, h = RNN<hidden_size=4, layout=1>(x, w, r)", "x0:2 x2:6 r2:4"),
+    Case("rnn_7", "x:5,2,6 w=1,4,6 r=1,4,4", "y, h = RNN<hidden_size=4>(x, w, r)", "x1:2 x2:6 r2:4", 7, "runtime"),
+)  # fmt: skip
+
+ATTENTION = (
+    Case("attention", "q:2,5,12 k:2,7,12 v:2,7,9", "y = Attention<q_num_heads=3, kv_num_heads=3>(q, k, v)", "q0:2 q1:5 q2:3", 23, "float"),
+    Case("attention_grouped", "q:2,5,24 k:2,7,12 v:2,7,9", "y = Attention<q_num_heads=6, kv_num_heads=3>(q, k, v)", "q0:2 q1:5 q2:3", 23, "runtime"),
+    Case("attention_causal", "q:2,5,12 k:2,5,12 v:2,5,12", "y = Attention<q_num_heads=3, kv_num_heads=3, is_causal=1, softcap=2.0>(q, k, v)", "q0:2 q2:3", 23, "float"),
+    Case("attention_cached", "q:2,5,12 k:2,7,12 v:2,7,9 m=5,10 pk:2,3,3,4 pv:2,3,3,3", "y, ck, cv, s = Attention<q_num_heads=3, kv_num_heads=3>(q, k, v, m, pk, pv)",
+         "q0:2 q1:5 q2:3", 23, "float"),
+    Case("attention_heads_apart", "q:2,6,5,4 k:2,3,7,4 v:2,3,7,8", "y = Attention(q, k, v)", "q0:2 k1:3 q2:5 v3:8", 23, "runtime"),
+    Case("attention_scaled", "q:2,3,5,4 k:2,3,7,4 v:2,3,7,8 m=3,5,7", "y, ck, cv, s = Attention<scale=0.3>(q, k, v, m)", "q0:2 k1:3 q2:5 q3:4 v3:8", 23, "float"),
+    Case("attention_cached_apart", "q:2,3,5,4 k:2,3,7,4 v:2,3,7,8 m=2,3,5,10 pk:2,3,3,4 pv:2,3,3,8", "y, ck, cv = Attention(q, k, v, m, pk, pv)", "q0:2 k1:3 q2:5 v3:8", 23, "float"),
+    Case("attention_lengths", "q:2,5,12 k:2,7,12 v:2,7,9 m=b5,7 n={4,6}", "y = Attention<q_num_heads=3, kv_num_heads=3>(q, k, v, m, , , n)", "q0:2 q1:5 q2:3", 24, "float"),
+    Case("attention_mask_for_all", "q:2,5,12 k:2,7,12 v:2,7,9 m=1,1,5,7", "y = Attention<q_num_heads=3, kv_num_heads=3>(q, k, v, m)", "q0:2 q1:5 q2:3", 23, "float"),
+    Case("rotary", "x:2,5,12 c=2,5,2 s=2,5,2", "y = RotaryEmbedding<num_heads=3>(x, c, s)", "x0:2 x1:5 x2:3", 23, "float"),
+    Case("rotary_apart", "x:2,3,5,8 c=9,2 s=9,2 p:i2,5", "y = RotaryEmbedding<interleaved=1, rotary_embedding_dim=4>(x, c, s, p)", "x0:2 x1:3 x2:5", 23, "float"),
+    Case("rotary_for_all", "x:2,3,5,4 c=9,2 s=9,2 p:i1,5", "y = RotaryEmbedding(x, c, s, p)", "x0:2 x1:3 x2:5", 23, "float"),
+    Case("tensor_scatter", "x:2,3,7,4 u:2,3,5,4 p={1,2}", "y = TensorScatter(x, u, p)", "x0:2 x1:3 x3:4", 24),
+    Case("tensor_scatter_axis", "x:2,7,4 u:2,5,4", "y = TensorScatter<axis=1>(x, u)", "x0:2 x2:4", 24),
+)  # fmt: skip
+
+FUSED = (
+    Case("fused_matmul", "x:2,5,6 w=6,8", "y = com.microsoft.FusedMatMul<alpha=0.5>(x, w)", "x0:2 x1:5 x2:6 w1:8", run="runtime"),
+    Case("fused_matmul_transposed", "x:2,6,5 w:2,8,6", "y = com.microsoft.FusedMatMul<transA=1, transB=1>(x, w)", "x0:2 x2:5 x1:6 w1:8", run="runtime"),
+    Case("fused_matmul_batches_moved", "x:5,2,6 w=2,6,8", "y = com.microsoft.FusedMatMul<transBatchA=1>(x, w) z = Relu(y)", ""),
+    Case("fused_gemm", "x:5,6 w=8,6 b=8", 'y = com.microsoft.FusedGemm<transB=1, activation="Relu">(x, w, b)', "x0:5 x1:6 w0:8", run="runtime"),
+    Case("fused_conv", "x:2,6,7,7 w=8,6,3,3 b=8", 'y = com.microsoft.FusedConv<activation="Relu", strides=[2,2], pads=[1,1,1,1]>(x, w, b)', "x0:2 x1:6 w0:8", run="runtime"),
+    Case("fused_conv_sum", "x:2,6,5,5 w=8,6,3,3 b=8 z:2,8,3,3", 'y = com.microsoft.FusedConv<activation="Relu">(x, w, b, z)', "x0:2 x1:6 w0:8", run="runtime"),
+    Case("fused_conv_same", "x:2,6,5,5 w=6,1,3,3", 'y = com.microsoft.FusedConv<activation="Relu", auto_pad="SAME_UPPER", group=6>(x, w)', "x0:2 x1:6", run="runtime"),
+    Case("bias_gelu", "x:2,5,6 b=6", "y = com.microsoft.BiasGelu(x, b)", "x0:2 x1:5 x2:6", run="runtime"),
+    Case("fast_gelu", "x:2,5,6 b=6", "y = com.microsoft.FastGelu(x, b)", "x0:2 x1:5 x2:6", run="runtime"),
+    Case("quick_gelu", "x:2,5,6", "y = com.microsoft.QuickGelu(x)", "x0:2 x1:5 x2:6", run="runtime"),
+    Case("gelu_microsoft", "x:2,5,6", "y = com.microsoft.Gelu(x)", "x0:2 x1:5 x2:6", run="runtime"),
+    Case("skip_layer_norm", "x:2,5,6 z:2,5,6 g=6 b=6 c=6", "y, , , s = com.microsoft.SkipLayerNormalization(x, z, g, b, c)", "x0:2 x1:5 ~x2:6", run="runtime"),
+    Case("skip_simplified_norm", "x:2,5,6 z:2,5,6 g=6", "y, , , s = com.microsoft.SkipSimplifiedLayerNormalization(x, z, g)", "x0:2 x1:5 ~x2:6", run="runtime"),
+    Case("simplified_norm", "x:2,5,6 g=6", "y = SimplifiedLayerNormalization<axis=-1, epsilon=0.01>(x, g)", "x0:2 x1:5 ~x2:6", run="runtime"),
+)  # fmt: skip
+
+INDEXING = (
+    Case("gather_elements", "x:2,6,9 i:i2,6,3", "y = GatherElements<axis=2>(x, i)", "x0:2 x1:6 i2:3"),
+    Case("gather_elements_part", "x:9,6 i:i5,4", "y = GatherElements(x, i)", "i0:5", run="runtime"),
+    Case("gather_nd", "x:7,6,5,4 i={1,2,3,4,5,0} s={3,2}", "k = Reshape(i, s) y = GatherND(x, k)", "x2:5 x3:4"),
+    Case("gather_nd_batches", "x:2,6,5,4 i:i2,3,1", "y = GatherND<batch_dims=1>(x, i)", "x0:2 i1:3 x2:5 x3:4"),
+    Case("scatter_elements", "x:6,7,4 i=i6,5,4 u:6,5,4", "y = ScatterElements<axis=1>(x, i, u)", "x0:6 x2:4"),
+    Case("scatter", "x:6,7,4 i=i6,1,4 u:6,1,4", "y = Scatter<axis=1>(x, i, u)", "x0:6 x2:4", 9, "runtime"),
+    Case("scatter_nd", "x:7,6,4 i={1,3,2} s={3,1} u:3,6,4", "k = Reshape(i, s) y = ScatterND(x, k, u)", "x1:6 x2:4"),
+    Case("one_hot", "i:i2,5 d=#7 v=2", "y = OneHot(i, d, v)", "i0:2 i1:5"),
+    Case("one_hot_axis", "i:i2,5 d=#7 v=2", "y = OneHot<axis=1>(i, d, v)", "i0:2 i1:5"),
+    Case("trilu", "x:2,6,4,3 k=#1", "y = Trilu<upper=0>(x, k)", "x0:2 x1:6"),
+    Case("det", "x:2,6,3,3", "y = Det(x)", "x0:2 x1:6"),
+    Case("reverse_sequence", "x:5,2,6 n={4,2}", "y = ReverseSequence(x, n)", "x1:2 x2:6"),
+    Case("reverse_sequence_axes", "x:2,6,5 n={4,2}", "y = ReverseSequence<batch_axis=0, time_axis=2>(x, n)", "x0:2 x1:6"),
+    Case("grid_sample", "x:2,6,5,5 g:2,3,4,2", "y = GridSample(x, g)", "x0:2 x1:6 g1:3 g2:4", 16, "runtime"),
+    Case("grid_sample_22", "x:2,6,5,5 g:2,3,4,2", 'y = GridSample<mode="cubic">(x, g)', "x0:2 x1:6 g1:3 g2:4", 22, "runtime"),
+    Case("roi_align", "x:2,6,8,8 r:3,4 b={0,1,0}", "y = RoiAlign<output_height=2, output_width=2, sampling_ratio=2>(x, r, b)", "x1:6 r0:3", 16, "runtime"),
+    Case("col2im", "x:2,24,9 i={4,4} k={2,2}", "y = Col2Im(x, i, k)", "x0:2 x1:6", 18, "float"),
+    Case("center_crop_pad", "x:2,6,9,7 s={5,8}", "y = CenterCropPad<axes=[2,3]>(x, s)", "x0:2 x1:6", 18),
+    Case("center_crop_pad_all", "x:2,6,9 s={2,6,5}", "y = CenterCropPad(x, s)", "x0:2 x1:6", 18),
+    Case("affine_grid", "t:2,2,3 s={2,6,4,5}", "y = AffineGrid(t, s)", "t0:2", 20),
+    Case("deform_conv", "x:2,6,5,5 w=8,6,3,3 o:2,18,3,3 b=8 m:2,9,3,3", "y = DeformConv(x, w, o, b, m)", "x0:2 x1:6 w0:8", 19, "runtime"),
+    Case("deform_conv_grouped", "x:2,8,5,5 w=12,4,3,3 o:2,18,3,3", "y = DeformConv<group=2>(x, w, o)", "x0:2 x1:4 w0:6", 19, "runtime"),
+    Case("deform_conv_offset_groups", "x:2,6,5,5 w=8,6,3,3 o:2,36,3,3", "y = DeformConv<offset_group=2>(x, w, o)", "x0:2 w0:8", 19, "runtime"),
+    Case("dft", "x:2,8,6,1", "y = DFT<axis=1>(x)", "x0:2 x2:6", 17, "float"),
+    Case("dft_20", "x:2,6,8,1", "y = DFT(x)", "x0:2 x1:6", 20, "float"),
+    Case("dft_axis", "x:2,6,8,2 a=#1", "y = DFT(x, , a)", "x0:2 x2:8", 20, "float"),
+)  # fmt: skip
+
 CASES = (
     *CONVOLUTION, *LINEAR, *NORMALIZATION, *ELEMENTWISE, *POOLING, *JOINING, *RESHAPING, *REDUCTION, *QUANTIZED, *SHAPES,
+    *RECURRENT, *ATTENTION, *FUSED, *INDEXING,
 )  # fmt: skip

@@ -41,7 +41,7 @@ class Case:
 
     @property
     def operators(self) -> set[str]:
-        return set(re.findall(r"(\w+)\s*(?:<[^>]*>)?\s*\(", self.text))
+        return set(re.findall(r"([\w.]+)\s*(?:<[^>]*>)?\s*\(", self.text))
 
 
 def analyzed(case: Case, *, inexact: bool = False) -> Channels:

@@ -14,6 +14,8 @@ import onnx
 from onnx import helper, numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
+from onnxprune.runtime.session import SessionOptions, open_session
+
 TYPES = {"b": np.bool_, "i": np.int64, "u": np.uint8, "n": np.int8, "h": np.int32, "s": np.float32}
 TENSOR = re.compile(r"(\w+)([:=])(.*)")
 
@@ -37,7 +39,9 @@ def model(tensors: str, text: str, opset: int = 17, dtype: type = np.float32, se
     outputs = [name for node in nodes for name in node.output if name and name not in read]
     results = [onnx.ValueInfoProto(name=name) for name in outputs]
     graph = helper.make_graph(nodes, "case", inputs, results, stored)
-    built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=_ir_version(opset))
+    imports = [helper.make_opsetid("", opset)]
+    imports += [helper.make_opsetid(domain, 1) for domain in sorted({node.domain for node in nodes} - {""})]
+    built = helper.make_model(graph, opset_imports=imports, ir_version=_ir_version(opset))
     inferred = onnx.shape_inference.infer_shapes(built, data_prop=True)
     for place, output in enumerate(inferred.graph.output):
         built.graph.output[place].CopyFrom(output)
@@ -48,7 +52,11 @@ def with_measured_outputs(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Declares the outputs that shape inference knows nothing about as a run finds them, as exporters do."""
     if all(output.type.tensor_type.HasField("shape") for output in proto.graph.output):
         return proto
-    values = ReferenceEvaluator(proto).run(None, random_feeds(proto, np.random.default_rng(0)))
+    feeds = random_feeds(proto, np.random.default_rng(0))
+    try:
+        values = ReferenceEvaluator(proto).run(None, feeds)
+    except NotImplementedError:  # operators of ONNX Runtime
+        values = open_session(proto, SessionOptions(threads=1, optimize=False)).run(feeds).values()
     for output, value in zip(proto.graph.output, values, strict=True):
         output.type.CopyFrom(helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape))
     return proto

@@ -184,4 +184,34 @@ NETWORKS = (
     Network("token_shift", "x:N,4,4,6 w=6,8 v=8,6 o={1} e={9223372036854775807} z={0} d={1}",
             "a = MatMul(x, w) l = Slice(a, o, e, d) r = Slice(a, z, o, d) s = Concat<axis=1>(l, r) y = MatMul(s, v)", "8"),
     Network("scaled_by_length", "x:N,3,6,6 w=8,3,1,1 one=#1 wy=5,8 by=5", "a = Conv(x, w) s = Shape(a) c = Gather(s, one) n = Cast<to=1>(c) d = Div(a, n) " + HEAD.format("d"), ""),
+    Network("lstm_tagger", "x:i2,T e=9,6 w=2,16,6 r=2,16,4 b=2,32 w2=1,12,8 r2=1,12,3 b2=1,24 to={0,0,-1} d={1} wy=3,5",
+            'g = Gather(e, x) t = Transpose<perm=[1,0,2]>(g) a = LSTM<hidden_size=4, direction="bidirectional">(t, w, r, b) u = Transpose<perm=[0,2,1,3]>(a) '
+            "m = Reshape(u, to) c, h, z = LSTM<hidden_size=3>(m, w2, r2, b2) s = Squeeze(c, d) k = MatMul(s, wy) y = Transpose<perm=[1,0,2]>(k) "
+            "hz = Add(h, z) o = MatMul(hz, wy)", "3 4 6"),
+    Network("gru_state_of_zeros", "x:T,N,6 w=1,12,6 r=1,12,4 b=1,24 one=#1 axis={0} directions={1} units={4} d={1} w2=4,5",
+            "s = Shape(x) n = Gather(s, one) un = Unsqueeze(n, axis) z = Concat<axis=0>(directions, un, units) h0 = ConstantOfShape(z) "
+            "a, h = GRU<hidden_size=4, linear_before_reset=1>(x, w, r, b, , h0) q = Squeeze(a, d) k = Relu(q) y = MatMul(k, w2) hq = Squeeze(h, axis) o = MatMul(hq, w2)", "4"),
+    Network("rnn_layers_7", "x:T,N,6 w=1,5,6 r=1,5,5 w2=1,4,5 r2=1,4,4 wy=4,3",
+            "a = RNN<hidden_size=5>(x, w, r) s = Squeeze<axes=[1]>(a) , h = RNN<hidden_size=4>(s, w2, r2) q = Squeeze<axes=[0]>(h) y = MatMul(q, wy)", "4 5", 7),
+    Network("lstm_given_state", "x:N,3,T h:1,2,4 c:1,2,4 w0=6,3,1 w=1,16,6 r=1,16,4",
+            "a = Conv(x, w0) k = Relu(a) t = Transpose<perm=[2,0,1]>(k) y, ho, co = LSTM<hidden_size=4>(t, w, r, , , h, c)", "6"),
+    Network("attention_operator", "x:2,5,6 wq=6,16 wk=6,8 wv=6,8 wo=16,6 cos=2,5,2 sin=2,5,2 g=16",
+            "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) qb = Add(q, g) qr = RotaryEmbedding<num_heads=4>(qb, cos, sin) kr = RotaryEmbedding<num_heads=2>(k, cos, sin) "
+            "a = Attention<q_num_heads=4, kv_num_heads=2, is_causal=1>(qr, kr, v) y = MatMul(a, wo)", "2", 23),
+    Network("attention_operator_heads_apart", "x:N,T,6 wq=6,16 wk=6,8 wv=6,8 wo=16,6 hq={0,0,4,4} hk={0,0,2,4} back={0,0,-1} g=4",
+            "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) q4 = Reshape(q, hq) k4 = Reshape(k, hk) v4 = Reshape(v, hk) qn = RMSNormalization(q4, g) kn = RMSNormalization(k4, g) "
+            "qt = Transpose<perm=[0,2,1,3]>(qn) kt = Transpose<perm=[0,2,1,3]>(kn) vt = Transpose<perm=[0,2,1,3]>(v4) a = Attention<scale=0.5>(qt, kt, vt) "
+            "ot = Transpose<perm=[0,2,1,3]>(a) om = Reshape(ot, back) y = MatMul(om, wo)", "2", 23),
+    Network("fused_convolutions", "x:N,3,6,6 w=8,3,3,3 b=8 w2=8,8,3,3 b2=8 wy=5,8 by=5",
+            'a = com.microsoft.FusedConv<activation="Relu", pads=[1,1,1,1]>(x, w, b) c = com.microsoft.FusedConv<activation="Relu", pads=[1,1,1,1]>(a, w2, b2, a) '
+            'p = GlobalAveragePool(c) f = Flatten(p) y = com.microsoft.FusedGemm<transB=1, activation="Relu">(f, wy, by)', "8"),
+    Network("fused_transformer", "x:N,5,6 s=6 t=6 w1=6,12 b1=12 w2=6,12 b3=6",
+            "h = MatMul(x, w1) g = com.microsoft.BiasGelu(h, b1) u = com.microsoft.FusedMatMul<transB=1, alpha=0.5>(g, w2) "
+            "y = com.microsoft.SkipLayerNormalization(x, u, s, t, b3)", "12"),
+    Network("sampled", "x:N,3,6,6 w=8,3,1,1 w2=2,3,3,3 w3=6,8,1,1 wy=5,6 by=5",
+            "a = Conv(x, w) o = Conv(x, w2) g = Transpose<perm=[0,2,3,1]>(o) b = GridSample(a, g) c = Conv(b, w3) " + HEAD.format("c"), "6 8", 20),
+    Network("deformed", "x:N,3,6,6 w=8,3,3,3 wo=18,8,1,1 w2=6,8,3,3 b2=6 wy=5,6 by=5",
+            "a = Conv(x, w) o = Conv(a, wo) c = DeformConv<pads=[1,1,1,1]>(a, w2, o, b2) " + HEAD.format("c"), "6 8", 19),
+    Network("picked_rows", "x:N,7,6 w=6,8 u=8,4 i={0,2,6} s={3,1}",
+            "a = MatMul(x, w) r = Transpose<perm=[1,0,2]>(a) k = Reshape(i, s2) g = GatherND(r, k) y = MatMul(g, u)".replace("k = Reshape(i, s2)", "k = Reshape(j, s1)"), "8"),
 )  # fmt: skip
