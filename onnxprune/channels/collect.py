@@ -5,7 +5,19 @@ from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
-from onnxprune.channels.facts import Axis, Balance, Count, Fact, Freeze, Index, Positions, Regroup, Rescale, Restore, Tie
+from onnxprune.channels.facts import (
+    Axis,
+    Balance,
+    Count,
+    Fact,
+    Freeze,
+    Index,
+    Positions,
+    Regroup,
+    Rescale,
+    Restore,
+    Tie,
+)
 from onnxprune.channels.registry import MICROSOFT, NodeView
 from onnxprune.model.graph import captured
 from onnxprune.model.shapes import Shapes, node_name, opset_of

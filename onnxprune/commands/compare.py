@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.commands.evidence import Evidence, measure_models
+from onnxprune.commands.evidence import measure_models
 from onnxprune.commands.inputs import Inputs
 from onnxprune.commands.stopwatch import Stopwatch
 from onnxprune.data.samples import load_samples
@@ -63,10 +63,9 @@ def compare(
     loaded = load_samples(data, first.inputs, limit=samples or 10**9)
     one = next(loaded.batches(1))
     inputs = Inputs({}, (), one, loaded, loaded.count, False, ())
-    evidence = Evidence()
     recipe = Recipe(metric=metric, ep=ep, threads=threads, no_latency=no_latency, seed=seed)
     with watch.stage("measure"):
-        measure_models(evidence, (protos[0], protos[1]), first, inputs, recipe, watch)
+        evidence = measure_models((protos[0], protos[1]), first, inputs, recipe, watch)
     sizes = {name: tuple(int(size) for size in array.shape) for name, array in one.items()}
     costs = cost(graphs[0], sizes), cost(graphs[1], sizes)
     latencies = evidence.latencies or (None, None)

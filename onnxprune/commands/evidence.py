@@ -102,14 +102,10 @@ def check_model(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
 
 
 def measure_models(
-    evidence: Evidence,
-    models: tuple[onnx.ModelProto, onnx.ModelProto],
-    base: Session,
-    inputs: Inputs,
-    recipe: Recipe,
-    watch: Stopwatch,
-) -> None:
-    """Fills in metrics, fidelity, latency and the time of every node."""
+    models: tuple[onnx.ModelProto, onnx.ModelProto], base: Session, inputs: Inputs, recipe: Recipe, watch: Stopwatch
+) -> Evidence:
+    """Returns metrics, fidelity, latency and the time of every node; ``base`` is a session of the first model."""
+    evidence = Evidence()
     options = SessionOptions(recipe.ep, recipe.threads)
     small = open_session(models[1], options)
     if inputs.verdict is not None:
@@ -118,7 +114,7 @@ def measure_models(
         found = comparison.fidelity
         evidence.fidelity = Fidelity(found.agreement, found.cosine, found.sqnr_db, found.max_abs)
     if recipe.no_latency:
-        return
+        return evidence
     timed = measure(
         {"before": base, "after": small}, {"before": inputs.timing, "after": inputs.timing},
         LatencyOptions(seed=recipe.seed), watch.progress,
@@ -130,3 +126,4 @@ def measure_models(
     evidence.times = {"before": list(before.samples_ms), "after": list(after.samples_ms)}
     plain = SessionOptions(recipe.ep, recipe.threads, optimize=False)
     evidence.per_node = profile(models[0], inputs.timing, plain), profile(models[1], inputs.timing, plain)
+    return evidence

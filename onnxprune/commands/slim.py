@@ -1,7 +1,7 @@
 """The whole line: load, analyze, score, plan, surgery, proof, measurement, report."""
 
 import os
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,23 @@ from onnxprune.report.schema import Proof, Ratios, Report, Side
 from onnxprune.runtime.session import Session, SessionOptions, open_session
 from onnxprune.score.scores import score
 from onnxprune.slim import Progress, Recipe, Result
-from onnxprune.surgery.slice import slice_channels
+from onnxprune.surgery.slice import Removals, slice_channels
 from onnxprune.validate.proof import prove
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a run has made when its report is written: original first, result second in every pair."""
+
+    path: Path | None
+    recipe: Recipe
+    channels: Channels
+    removals: Removals
+    models: tuple[onnx.ModelProto, onnx.ModelProto]
+    costs: tuple[Cost, Cost]
+    inputs: Inputs
+    evidence: Evidence
+    session: Session
 
 
 def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Result:
@@ -57,14 +72,15 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
             proof = prove(channels, exact, provable, inputs.proof, options)
             if not proof.passed:
                 check_provable(channels, proto, inputs, options)
-            evidence.proof = checked_proof(proof)
+            checked_proof(proof)
         with watch.stage("measure"):
-            measure_models(evidence, (proto, result), base, inputs, recipe, watch)
+            evidence = measure_models((proto, result), base, inputs, recipe, watch)
+            evidence.proof = proof
     costs = cost(graph, shapes=channels.shapes), cost(sliced, inputs.sizes)
-    report = build_report(model, recipe, channels, chosen, (proto, result), costs, inputs, evidence, base, watch)
-    ratio = report.ratios.latency
-    better = not is_slower(ratio)
-    return Result(result, report, chosen, better, graph.external)
+    path = Path(model) if isinstance(model, str | os.PathLike) else None
+    work = Work(path, recipe, channels, chosen.removals, (proto, result), costs, inputs, evidence, base)
+    report = build_report(work, watch.total())
+    return Result(result, report, chosen, not is_slower(report.ratios.latency), graph.external)
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -107,45 +123,34 @@ def choose_plan(channels: Channels, recipe: Recipe) -> Plan:
     return stored
 
 
-def build_report(
-    model: object,
-    recipe: Recipe,
-    channels: Channels,
-    chosen: Plan,
-    models: tuple[onnx.ModelProto, onnx.ModelProto],
-    costs: tuple[Cost, Cost],
-    inputs: Inputs,
-    evidence: Evidence,
-    session: Session,
-    watch: Stopwatch,
-) -> Report:
+def build_report(work: Work, seconds: dict[str, float]) -> Report:
     """Returns the report of a run."""
+    recipe, evidence, inputs = work.recipe, work.evidence, work.inputs
     latencies = evidence.latencies or (None, None)
-    path = Path(model) if isinstance(model, str | os.PathLike) else None
     sides = [
-        describe_side(proto, total, path if number == 0 else None, latencies[number], evidence.metrics[number])
-        for number, (proto, total) in enumerate(zip(models, costs, strict=True))
+        describe_side(proto, total, work.path if number == 0 else None, latencies[number], evidence.metrics[number])
+        for number, (proto, total) in enumerate(zip(work.models, work.costs, strict=True))
     ]
     proof = Proof()
     if evidence.proof is not None:
         found = evidence.proof
-        inexact = tuple(name for name in chosen.removals if not channels.group(name).exact)
+        inexact = tuple(group.name for group in work.channels.groups if group.name in work.removals and not group.exact)
         proof = Proof(
             True, found.max_abs, found.relative, found.passed, inexact, found.limit, inputs.samples, inputs.random
         )
     return Report(
         command="slim",
         options=_options(recipe),
-        environment=environment_of(session, recipe.seed, SessionOptions(recipe.ep, recipe.threads)),
+        environment=environment_of(work.session, recipe.seed, SessionOptions(recipe.ep, recipe.threads)),
         before=sides[0],
         after=sides[1],
         ratios=Ratios.between(sides[0], sides[1], evidence.ratio),
         fidelity=evidence.fidelity,
         proof=proof,
-        groups=group_rows(channels, chosen.removals),
-        nodes=node_rows(costs, evidence.per_node),
+        groups=group_rows(work.channels, work.removals),
+        nodes=node_rows(work.costs, evidence.per_node),
         warnings=inputs.notes + _warnings(sides, evidence, proof),
-        seconds=watch.total(),
+        seconds=seconds,
         latency_samples=evidence.times,
     )
 

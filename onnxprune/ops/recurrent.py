@@ -21,7 +21,7 @@ def recurrent(node: NodeView) -> Facts:
     hidden = r.axis(2)
     batch = x.axis(0 if node.attribute("layout", 0) else 1)
     yield Tie(x.axis(2), w.axis(2), contracts=True)
-    yield Tie(hidden, hidden)
+    yield Tie(hidden, hidden, contracts=True)
     yield Count(hidden, Attribute("hidden_size"))
     yield free(batch)
     time = x.axis(1 if node.attribute("layout", 0) else 0)

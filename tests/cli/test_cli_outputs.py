@@ -222,9 +222,10 @@ def test_a_proof_that_fails(command, small, tmp_path, monkeypatch):
 def test_a_result_that_is_slower_is_written_and_said(command, small, tmp_path, monkeypatch):
     real = line.measure_models
 
-    def slower(evidence, *rest):
-        real(evidence, *rest)
+    def slower(*arguments):
+        evidence = real(*arguments)
         evidence.ratio = LatencyRatio(1.3, 1.2, 1.4)
+        return evidence
 
     monkeypatch.setattr(line, "measure_models", slower)
     result = command.slim(small, "--report", tmp_path / "r.json")

@@ -96,6 +96,7 @@ class Builder:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     stored: list[onnx.TensorProto] = field(default_factory=list)
     inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+    outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     pool: list[Tensor] = field(default_factory=list)
     shared: dict[tuple[Shape, bool], list[str]] = field(default_factory=dict)
     integers: dict[tuple[int, ...], str] = field(default_factory=dict)
@@ -136,6 +137,12 @@ class Builder:
         name = self.fresh("x")
         self.inputs.append(helper.make_tensor_value_info(name, element, self.declared(shape)))
         return name
+
+    def extra_output(self, name: str, element: int, shape: Shape) -> None:
+        """Makes a value an output of the graph, beside the ends of the graph."""
+        if any(output.name == name for output in self.outputs):
+            raise UnfitError
+        self.outputs.append(helper.make_tensor_value_info(name, element, self.declared(shape)))
 
     def declared(self, shape: Shape) -> list[int | str]:
         """Returns a shape with the batch as the model declares it."""
@@ -290,11 +297,14 @@ class Builder:
 
     def mark(self) -> tuple[int, ...]:
         """Returns how far the graph has grown, for :meth:`rewind`."""
-        return len(self.nodes), len(self.stored), len(self.inputs), len(self.pool)
+        return tuple(map(len, self._lists()))
+
+    def _lists(self) -> tuple[list[Any], ...]:
+        return self.nodes, self.stored, self.inputs, self.outputs, self.pool
 
     def rewind(self, mark: tuple[int, ...]) -> None:
         """Takes everything back that came after a mark."""
-        for items, length in zip((self.nodes, self.stored, self.inputs, self.pool), mark, strict=True):
+        for items, length in zip(self._lists(), mark, strict=True):
             del items[length:]
         known = {tensor.name for tensor in self.stored} | {name for node in self.nodes for name in node.output}
         self.integers = {values: name for values, name in self.integers.items() if name in known}
@@ -304,6 +314,8 @@ class Builder:
     def model(self, outputs: Sequence[Tensor]) -> onnx.ModelProto:
         """Returns the finished model."""
         results = [helper.make_tensor_value_info(t.name, TensorProto.FLOAT, self.declared(t.shape)) for t in outputs]
+        taken = {output.name for output in self.outputs}
+        results = [result for result in results if result.name not in taken] + self.outputs
         graph = helper.make_graph(self.nodes, "grown", self.inputs, results, self.stored)
         opsets = [helper.make_opsetid("", self.opset)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=8 if self.opset < 19 else 10)

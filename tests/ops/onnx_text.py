@@ -45,6 +45,8 @@ def model(tensors: str, text: str, opset: int = 17, dtype: type = np.float32, se
     inferred = onnx.shape_inference.infer_shapes(built, data_prop=True)
     for place, output in enumerate(inferred.graph.output):
         built.graph.output[place].CopyFrom(output)
+        if not output.type.WhichOneof("value"):  # of an operator that onnx does not know
+            built.graph.output[place].type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     return built
 
 

@@ -193,7 +193,7 @@ NETWORKS = (
             "a, h = GRU<hidden_size=4, linear_before_reset=1>(x, w, r, b, , h0) q = Squeeze(a, d) k = Relu(q) y = MatMul(k, w2) hq = Squeeze(h, axis) o = MatMul(hq, w2)", "4"),
     Network("rnn_layers_7", "x:T,N,6 w=1,5,6 r=1,5,5 w2=1,4,5 r2=1,4,4 wy=4,3",
             "a = RNN<hidden_size=5>(x, w, r) s = Squeeze<axes=[1]>(a) , h = RNN<hidden_size=4>(s, w2, r2) q = Squeeze<axes=[0]>(h) y = MatMul(q, wy)", "4 5", 7),
-    Network("lstm_given_state", "x:N,3,T h:1,2,4 c:1,2,4 w0=6,3,1 w=1,16,6 r=1,16,4",
+    Network("lstm_given_state", "x:2,3,T h:1,2,4 c:1,2,4 w0=6,3,1 w=1,16,6 r=1,16,4",
             "a = Conv(x, w0) k = Relu(a) t = Transpose<perm=[2,0,1]>(k) y, ho, co = LSTM<hidden_size=4>(t, w, r, , , h, c)", "6"),
     Network("attention_operator", "x:2,5,6 wq=6,16 wk=6,8 wv=6,8 wo=16,6 cos=2,5,2 sin=2,5,2 g=16",
             "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) qb = Add(q, g) qr = RotaryEmbedding<num_heads=4>(qb, cos, sin) kr = RotaryEmbedding<num_heads=2>(k, cos, sin) "
@@ -213,5 +213,5 @@ NETWORKS = (
     Network("deformed", "x:N,3,6,6 w=8,3,3,3 wo=18,8,1,1 w2=6,8,3,3 b2=6 wy=5,6 by=5",
             "a = Conv(x, w) o = Conv(a, wo) c = DeformConv<pads=[1,1,1,1]>(a, w2, o, b2) " + HEAD.format("c"), "6 8", 19),
     Network("picked_rows", "x:N,7,6 w=6,8 u=8,4 i={0,2,6} s={3,1}",
-            "a = MatMul(x, w) r = Transpose<perm=[1,0,2]>(a) k = Reshape(i, s2) g = GatherND(r, k) y = MatMul(g, u)".replace("k = Reshape(i, s2)", "k = Reshape(j, s1)"), "8"),
+            "a = MatMul(x, w) r = Transpose<perm=[1,0,2]>(a) k = Reshape(i, s) g = GatherND(r, k) y = MatMul(g, u)", "8"),
 )  # fmt: skip
