@@ -219,6 +219,7 @@ def _set_attribute(node: gs.Node, fact: Count, channels: Channels, gone: Gone) -
 
 def _explicit_splits(graph: Graph, gone: Gone, channels: Channels) -> None:
     """Writes the sizes of a Split that leaves them implied, where the survivors are not what it would imply."""
+    version = opset_of(graph, "")
     for node in graph.nodes:
         if node.op != "Split" or node.domain not in (None, "", "ai.onnx"):
             continue
@@ -228,9 +229,10 @@ def _explicit_splits(graph: Graph, gone: Gone, channels: Channels) -> None:
         axis = node.attrs.get("axis", 0) % len(shape)
         sizes = [gone.shape(t.name, channels.shapes.shapes[t.name])[axis] for t in node.outputs]
         longest = -(-sum(sizes) // len(sizes))
-        if sizes == [longest] * (len(sizes) - 1) + [sum(sizes) - longest * (len(sizes) - 1)]:
+        shorter_last = [longest] * (len(sizes) - 1) + [sum(sizes) - longest * (len(sizes) - 1)]
+        if sizes == [longest] * len(sizes) or (version >= 18 and sizes == shorter_last):
             continue
-        if opset_of(graph, "") < 13:
+        if version < 13:
             node.attrs["split"] = sizes
         else:
             node.attrs.pop("num_outputs", None)

@@ -202,10 +202,10 @@ NETWORKS = (
             "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) q4 = Reshape(q, hq) k4 = Reshape(k, hk) v4 = Reshape(v, hk) qn = RMSNormalization(q4, g) kn = RMSNormalization(k4, g) "
             "qt = Transpose<perm=[0,2,1,3]>(qn) kt = Transpose<perm=[0,2,1,3]>(kn) vt = Transpose<perm=[0,2,1,3]>(v4) a = Attention<scale=0.5>(qt, kt, vt) "
             "ot = Transpose<perm=[0,2,1,3]>(a) om = Reshape(ot, back) y = MatMul(om, wo)", "2", 23),
-    Network("fused_convolutions", "x:N,3,6,6 w=8,3,3,3 b=8 w2=8,8,3,3 b2=8 wy=5,8 by=5",
+    Network("fused_convolutions", "x:2,3,6,6 w=8,3,3,3 b=8 w2=8,8,3,3 b2=8 wy=5,8 by=5",
             'a = com.microsoft.FusedConv<activation="Relu", pads=[1,1,1,1]>(x, w, b) c = com.microsoft.FusedConv<activation="Relu", pads=[1,1,1,1]>(a, w2, b2, a) '
             'p = GlobalAveragePool(c) f = Flatten(p) y = com.microsoft.FusedGemm<transB=1, activation="Relu">(f, wy, by)', "8"),
-    Network("fused_transformer", "x:N,5,6 s=6 t=6 w1=6,12 b1=12 w2=6,12 b3=6",
+    Network("fused_transformer", "x:2,5,6 s=6 t=6 w1=6,12 b1=12 w2=6,12 b3=6",
             "h = MatMul(x, w1) g = com.microsoft.BiasGelu(h, b1) u = com.microsoft.FusedMatMul<transB=1, alpha=0.5>(g, w2) "
             "y = com.microsoft.SkipLayerNormalization(x, u, s, t, b3)", "12"),
     Network("sampled", "x:N,3,6,6 w=8,3,1,1 w2=2,3,3,3 w3=6,8,1,1 wy=5,6 by=5",

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from networks import NETWORKS
-from onnx_text import model, random_feeds
+from onnx_text import model, random_feeds, with_measured_outputs
 
 from onnxprune.channels.groups import Channels, analyze
 from onnxprune.model.cost import cost
@@ -25,7 +25,7 @@ OTHER = {"N": 3, "T": 7, "H": 9}
 @functools.cache
 def channels_of(name: str) -> tuple[onnx.ModelProto, Channels]:
     network = BY_NAME[name]
-    proto = model(network.tensors, network.text, network.opset)
+    proto = with_measured_outputs(model(network.tensors, network.text, network.opset))
     shape = [dim.dim_value or ANALYZED[dim.dim_param] for dim in proto.graph.input[0].type.tensor_type.shape.dim]
     return proto, analyze(proto, {"x": tuple(shape)})
 
