@@ -51,7 +51,7 @@ def row(entry: Entry, ratio: float, round_to: int | str) -> tuple[str, list[str]
     chosen = plan(channels, score(channels, "l2"), ratio, round_to)
     small = slice_channels(channels, chosen.removals)
     seconds = time.perf_counter() - start
-    before, after = cost(graph, shapes=channels.shapes), cost(small, channels.sizes)
+    before, after = cost(graph, inputs.sizes), cost(small, inputs.sizes)
     worst, passed = 0.0, True
     for one in RATIOS:
         for seed in SEEDS:

@@ -127,7 +127,7 @@ def _judge(architecture: Architecture, target: Target, path: Path, settings: Set
     small = slice_channels(channels, chosen.removals)
     seconds = time.perf_counter() - start
     _check_runs(model, to_proto(small), inputs, options)
-    before, after = cost(graph, shapes=channels.shapes), cost(small, channels.sizes)
+    before, after = cost(graph, inputs.sizes), cost(small, inputs.sizes)
     worst, passed = _prove_all(channels, inputs, settings)
     units = sum(group.units for group in channels.prunable)
     theirs = torch_pruning_share(architecture, settings.cache) if settings.torch_pruning else "-"

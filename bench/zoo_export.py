@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
 import json
 import logging
+import os
 import re
 import signal
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def _export(network: Network, target: Target, path: Path) -> None:
     partial = path.with_suffix(".partial")
     dynamo = target.exporter == "dynamo"
     free = network.batch and target.free_batch
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+    with warnings.catch_warnings(), _silence(), torch.no_grad():
         warnings.simplefilter("ignore")
         for batch in (True, False) if free else (False,):
             try:
@@ -115,6 +116,22 @@ def time_limit(seconds: int) -> Iterator[None]:
     finally:
         signal.alarm(left)
         signal.signal(signal.SIGALRM, previous)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Exporters print whole graphs from C++ where they fail."""
+    sys.stdout.flush()
+    kept = os.dup(1), os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            for source, target in zip(kept, (1, 2), strict=True):
+                os.dup2(source, target)
+                os.close(source)
 
 
 def _takes_any(module: nn.Module) -> bool:

@@ -8,7 +8,7 @@ from torch import nn
 from zoo_network import Architecture, Network, image_network, images, torchvision_operators
 
 PLAIN = (
-    "alexnet", "densenet121", "densenet161", "efficientnet_b0", "efficientnet_v2_s", "mnasnet0_5", "mnasnet1_0",
+    "densenet121", "densenet161", "efficientnet_b0", "efficientnet_v2_s", "mnasnet0_5", "mnasnet1_0",
     "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "regnet_x_400mf", "regnet_y_400mf", "resnet18",
     "resnet34", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0",
     "squeezenet1_0", "squeezenet1_1", "convnext_tiny",
@@ -24,10 +24,10 @@ def torchvision_architectures() -> Iterator[Architecture]:
         yield Architecture(f"torchvision/{name}", partial(_plain, name))
     for name in ("googlenet", "inception_v3"):
         yield Architecture(f"torchvision/{name}", partial(_inception, name))
-    yield from images("torchvision", {"vgg11_bn": lambda: _vgg("A"), "vgg16_bn": lambda: _vgg("D"),
+    yield from images("torchvision", {"alexnet": _alexnet, "vgg11_bn": lambda: _vgg("A"), "vgg16_bn": lambda: _vgg("D"),
                                       "vgg16": lambda: _vgg("D", norm=False)})  # fmt: skip
     transformer = partial(
-        models.VisionTransformer, image_size=64, patch_size=16, num_layers=3, num_heads=4, hidden_dim=64, mlp_dim=128,
+        models.VisionTransformer, image_size=64, patch_size=8, num_layers=3, num_heads=4, hidden_dim=64, mlp_dim=128,
         num_classes=10,
     )  # fmt: skip
     window: dict[str, Any] = {
@@ -60,6 +60,15 @@ def _inception(name: str) -> Network:
 
     module = models.get_model(name, weights=None, num_classes=10, aux_logits=False, init_weights=False)
     return image_network(module, (1, 3, 96, 96))
+
+
+def _alexnet() -> nn.Module:
+    from torchvision import models
+
+    module = models.alexnet(weights=None)
+    module.avgpool = nn.AdaptiveAvgPool2d(1)
+    module.classifier = nn.Sequential(nn.Dropout(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10))
+    return module
 
 
 def _vgg(letter: str, norm: bool = True) -> nn.Module:

@@ -17,7 +17,8 @@ from onnxprune.channels.collect import Contraction, Edit, Statements, collect
 from onnxprune.channels.factors import Factor, Factoring, Part, blocks
 from onnxprune.channels.facts import Axis, Index
 from onnxprune.model.io import load
-from onnxprune.model.shapes import Shape, Shapes, infer_shapes, node_name
+from onnxprune.model.normalize import normalize
+from onnxprune.model.shapes import Shape, Shapes, ShapeWalk, generic_shapes, node_name
 from onnxprune.model.untie import untie
 from onnxprune.ops import operator
 
@@ -104,9 +105,10 @@ def analyze(
     """
     graph = load(model)
     untie(graph)
-    shapes = infer_shapes(graph, sizes)
+    shapes, inputs = generic_shapes(graph, sizes)
+    if normalize(graph, shapes):
+        shapes = ShapeWalk(graph, inputs).run()
     found = collect(graph, shapes, boundary=boundary)
-    inputs = {tensor.name: shapes.shapes[tensor.name] for tensor in graph.inputs if tensor.name in shapes.shapes}
     stored = _stored(graph, shapes) | (set() if boundary else set(inputs))
     groups = _groups(found, stored, _producers(graph), inexact=inexact)
     return Channels(graph, shapes, groups, tuple(found.contractions), tuple(found.edits), inputs)

@@ -47,7 +47,7 @@ def inspect(
         sizes = None
     with watch.stage("analyze"):
         channels = analyze(graph, sizes)
-        total = cost(graph, shapes=channels.shapes)
+        total = cost(graph, sizes)
     path = Path(model) if isinstance(model, str | os.PathLike) else None
     return Report(
         command="inspect",

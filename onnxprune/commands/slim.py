@@ -76,7 +76,7 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
         with watch.stage("measure"):
             evidence = measure_models((proto, result), base, inputs, recipe, watch)
             evidence.proof = proof
-    costs = cost(graph, shapes=channels.shapes), cost(sliced, inputs.sizes)
+    costs = cost(graph, inputs.sizes), cost(sliced, inputs.sizes)
     path = Path(model) if isinstance(model, str | os.PathLike) else None
     work = Work(path, recipe, channels, chosen.removals, (proto, result), costs, inputs, evidence, base)
     report = build_report(work, watch.total())

@@ -26,6 +26,9 @@ LOG = logging.getLogger("onnxprune")
 LARGEST_VALUE = 4096
 """Elements above which a constant is a weight and not part of shape arithmetic."""
 
+PRIMES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049, 1051, 1061, 1063, 1069)
+"""Sizes of free dimensions that no product of other sizes contains."""
+
 _NOTHING: frozenset[Axis] = frozenset()
 _union = np.frompyfunc(lambda left, right: left | right, 2, 1)
 
@@ -124,6 +127,42 @@ def infer_shapes(graph: gs.Graph, sizes: Mapping[str, Shape] | None = None) -> S
     return best if best is not None else Shapes()
 
 
+def generic_shapes(graph: gs.Graph, sizes: Mapping[str, Shape] | None = None) -> tuple[Shapes, dict[str, Shape]]:
+    """Returns shapes in which free dimensions cannot be mistaken for anything else, and the input sizes they follow from.
+
+    Every free dimension gets a large prime of its own, so that what holds here holds for every size: with a batch of 2,
+    a Reshape that mixes batch and channels may happen to look like one that does not. Where a graph does not admit that,
+    the batch alone gets one, and then none.
+    """
+    plain = infer_shapes(graph, sizes)
+    base = {tensor.name: plain.shapes[tensor.name] for tensor in graph.inputs if tensor.name in plain.shapes}
+    for dims in (None, 0):
+        chosen = _with_primes(graph, base, dims)
+        if chosen == base:
+            break
+        found = ShapeWalk(graph, chosen).run()
+        if len(found.shapes) >= len(plain.shapes):
+            return found, chosen
+    return plain, base
+
+
+def _with_primes(graph: gs.Graph, base: Mapping[str, Shape], only: int | None) -> dict[str, Shape]:
+    primes = iter(PRIMES)
+    symbols: dict[str, int] = {}
+    chosen = dict(base)
+    for tensor in graph.inputs:
+        sizes = list(base.get(tensor.name, ()))
+        for dim, declared in enumerate(tensor.shape or ()):
+            if isinstance(declared, int) or dim >= len(sizes) or only not in (None, dim):
+                continue
+            name = declared or f"{tensor.name}[{dim}]"
+            symbols[name] = symbols.get(name) or next(primes, sizes[dim])
+            sizes[dim] = symbols[name]
+        if tensor.name in base:
+            chosen[tensor.name] = tuple(sizes)
+    return chosen
+
+
 class ShapeWalk:
     """One walk over a graph. ``before`` is called ahead of every node and may edit it."""
 
@@ -212,7 +251,8 @@ class ShapeWalk:
         if any(value is not None and math.prod(value.shape) > LARGEST_VALUE for value in view.outputs):
             return False
         try:
-            outputs = knowledge.values(view, inputs)
+            with np.errstate(all="ignore"):
+                outputs = knowledge.values(view, inputs)
         except (ValueError, IndexError, TypeError, ZeroDivisionError) as error:
             LOG.debug("cannot evaluate %s: %s", node_name(node), error)
             return False

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from onnxprune.channels.facts import Attribute, Axis, Count, Facts, Freeze, Tie, free
+from onnxprune.channels.facts import Attribute, Axis, Count, Facts, Freeze, Index, Tie, free
 from onnxprune.channels.registry import NodeView, Value, channel_rule, mac_rule
 
 
@@ -22,7 +22,10 @@ def attention(node: NodeView) -> Facts:
         yield from part.whole(node)
     yield from heads[0].tie(_Heads(y, queries), np.arange(queries))
     yield from heads[1].tie(heads[2], np.arange(groups))
-    yield from heads[1].tie(heads[0], np.arange(queries) // (queries // groups), np.arange(queries))
+    if queries == groups:
+        yield from heads[1].tie(heads[0], np.arange(groups))
+    else:
+        yield from heads[1].tie(heads[0], np.arange(queries) // (queries // groups), np.arange(queries))
     yield Count(heads[0].axis, Attribute("q_num_heads"), heads[0].first)
     yield Count(heads[1].axis, Attribute("kv_num_heads"), heads[1].first)
     if query.rank == 4:
@@ -101,10 +104,12 @@ class _Heads:
         else:
             yield free(self.axis)
 
-    def tie(self, other: "_Heads", own: np.ndarray, others: np.ndarray | None = None) -> Facts:
-        """Heads ``own`` of this tensor live and die with heads ``others`` of another."""
-        others = own if others is None else others
-        yield Tie(self.axis, other.axis, self.first[own], other.first[others])
+    def tie(self, other: "_Heads", own: Index, others: Index | None = None) -> Facts:
+        """Heads ``own`` of this tensor live and die with heads ``others`` of another; the same ones by default."""
+        if others is None and self.size == other.size == 1:
+            yield Tie(self.axis, other.axis)
+        else:
+            yield Tie(self.axis, other.axis, self.first[own], other.first[own if others is None else others])
 
 
 def _head_counts(node: NodeView) -> tuple[int, int]:

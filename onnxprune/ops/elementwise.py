@@ -23,7 +23,7 @@ ARITHMETIC = (
 )  # fmt: skip
 
 
-@channel_rule(*ACTIVATIONS, *FUNCTIONS, *ARITHMETIC, "Identity", "Cast", "Clip", "Dropout")
+@channel_rule(*ACTIVATIONS, *FUNCTIONS, *ARITHMETIC, "Identity", "Cast", "Clip")
 def elementwise(node: NodeView) -> Facts:
     """Every output element depends on the elements at its own place alone. Broadcasting of opset 6 has no rule."""
     if node.attribute("broadcast", 0):
@@ -31,6 +31,14 @@ def elementwise(node: NodeView) -> Facts:
     for result in node.outputs:
         if result is not None:
             yield from broadcast([value for value in node.inputs if value is not None], result)
+
+
+@channel_rule("Dropout")
+def dropout(node: NodeView) -> Facts:
+    """An identity; in training, which an input may ask for, it draws as many random numbers as there are elements."""
+    training = node.known(2)
+    if node.input(2) is None or (training is not None and not training.any()):
+        yield from elementwise(node)
 
 
 @channel_rule("CastLike")

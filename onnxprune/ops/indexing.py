@@ -3,7 +3,6 @@
 The axes that positions count along stay; the others correspond one to one.
 """
 
-
 import numpy as np
 
 from onnxprune.channels.facts import Balance, Count, Facts, Freeze, Operand, Tie
@@ -122,7 +121,7 @@ def center_crop_pad(node: NodeView) -> Facts:
     """Axes that change their size are space; the others correspond one to one."""
     x, y = node.data, node.result
     axes = [axis % x.rank for axis in node.attribute("axes") or range(x.rank)]
-    for dim in range(x.rank):
+    for dim in range(x.rank) if node.known(1) is not None else ():
         if x.shape[dim] == y.shape[dim]:
             yield Tie(x.axis(dim), y.axis(dim))
             if dim in axes:
@@ -132,6 +131,8 @@ def center_crop_pad(node: NodeView) -> Facts:
 @channel_rule("AffineGrid", operands=(1,))
 def affine_grid(node: NodeView) -> Facts:
     """Theta [N, ...] to a grid [N, ...]; the operand holds N, channels that nobody reads, and space."""
+    if node.known(1) is None:
+        return
     yield Tie(node.data.axis(0), node.result.axis(0))
     yield Count(node.result.axis(0), Operand(1, 0))
 

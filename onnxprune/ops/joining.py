@@ -31,6 +31,8 @@ def split(node: NodeView) -> Facts:
     x = node.data
     axis = node.attribute("axis", 0) % x.rank
     offset = 0
+    if node.input(1) is not None and node.known(1) is None:
+        return
     for piece, y in enumerate(node.outputs):
         if y is None:
             return

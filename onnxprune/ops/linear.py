@@ -83,20 +83,24 @@ def einsum_macs(node: NodeView) -> int:
 
 
 def einsum_letters(node: NodeView) -> tuple[list[str], str] | None:
-    """Returns the letters of each operand and of the result, or ``None`` for ellipses and repeated letters."""
+    """Returns the letters of each operand and of the result, ellipses written out; ``None`` where they do not fit."""
     raw = node.attribute("equation", "")
-    equation = (raw.decode() if isinstance(raw, bytes) else raw).replace(" ", "")
+    equation = (raw.decode() if isinstance(raw, bytes) else raw).replace(" ", "").replace("...", ".")
     left, arrow, result = equation.partition("->")
-    letters = left.split(",")
-    everything = left.replace(",", "")
-    if not arrow:
-        result = "".join(sorted(letter for letter in set(everything) if everything.count(letter) == 1))
     values: list[Value | None] = [*node.inputs, node.result]
-    fits = all(
-        value is not None
-        and value.rank == len(names)
-        and set(names) <= set(string.ascii_letters)
-        and len(set(names)) == len(names)
-        for value, names in zip(values, [*letters, result], strict=False)
-    )
-    return (letters, result) if fits and len(letters) == len(node.inputs) else None
+    operands = left.split(",")
+    if not arrow:
+        everything = left.replace(",", "").replace(".", "")
+        result = "".join(sorted(letter for letter in set(everything) if everything.count(letter) == 1))
+        result = "." + result if "." in left else result
+    spare = [letter for letter in string.ascii_letters if letter not in equation]
+    letters = []
+    for value, names in zip(values, [*operands, result], strict=False):
+        if value is None:
+            return None
+        hidden = value.rank - len(names) + 1
+        written = names.replace(".", "".join(spare[-hidden:] if hidden else ())) if hidden >= 0 else names
+        if value.rank != len(written) or not set(written) <= set(string.ascii_letters):
+            return None
+        letters.append(written)
+    return (letters[:-1], letters[-1]) if len(letters) == len(values) == len(operands) + 1 else None

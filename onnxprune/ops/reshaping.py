@@ -13,6 +13,8 @@ from onnxprune.ops.broadcasting import broadcast
 def reshape(node: NodeView) -> Facts:
     """Row-major order stays; the operand holds the new sizes, with 0 for "as the input" and -1 for "the rest"."""
     x, y = node.data, node.result
+    if node.known(1) is None:
+        return
     yield Regroup(tuple(map(x.axis, range(x.rank))), tuple(map(y.axis, range(y.rank))))
     for dim in range(y.rank):
         yield Count(y.axis(dim), Operand(1, dim))
@@ -55,9 +57,9 @@ def squeeze(node: NodeView) -> Facts:
 def expand(node: NodeView) -> Facts:
     """Sizes of 1 stretch to those of the operand."""
     x, y, sizes = node.data, node.result, node.known(1)
-    yield from broadcast([x], y)
     if sizes is None:
         return
+    yield from broadcast([x], y)
     for element, size in enumerate(np.ravel(sizes)):
         dim = y.rank - sizes.size + element
         if size == y.shape[dim]:
@@ -88,7 +90,7 @@ def tile(node: NodeView) -> Facts:
 def constant_of_shape(node: NodeView) -> Facts:
     """All elements are equal; the sizes come from the operand."""
     y = node.result
-    for dim in range(y.rank):
+    for dim in range(y.rank) if node.known(0) is not None else ():
         yield free(y.axis(dim))
         yield Count(y.axis(dim), Operand(0, dim))
 
@@ -142,13 +144,17 @@ def pad(node: NodeView) -> Facts:
 def resize(node: NodeView) -> Facts:
     """Axes that keep their size are untouched, unless a scale is so small that it rounds away; others are space."""
     x, y = node.data, node.result
+    slots = (1,) if len(node.inputs) == 2 else (2, 3)
+    if any(node.input(slot) is not None and node.known(slot) is None for slot in slots):
+        return
     sizes = node.known(3)
     axes = [dim % x.rank for dim in node.attribute("axes") or range(x.rank)]
-    scales = node.attribute("scales") or node.known(1 if len(node.inputs) == 2 else 2)
+    scales = node.attribute("scales") or node.known(slots[0])
     scaled = {dim for dim, scale in zip(axes, () if scales is None else scales, strict=False) if scale != 1}
-    cropped = node.attribute("coordinate_transformation_mode") in ("tf_crop_and_resize", b"tf_crop_and_resize")
+    if _couples_axes(node):
+        scaled.update(axes)
     for dim in range(x.rank):
-        if x.shape[dim] != y.shape[dim] or dim in scaled or (cropped and dim in axes):
+        if x.shape[dim] != y.shape[dim] or dim in scaled:
             yield Freeze(x.axis(dim), SPATIAL)
             yield Freeze(y.axis(dim), SPATIAL)
             continue
@@ -210,3 +216,10 @@ def tile_value(node: NodeView, inputs: list[Array]) -> list[Array]:
 def permutation(node: NodeView) -> list[int]:
     """Returns the order of dimensions of a Transpose; reversed by default."""
     return list(node.attribute("perm") or reversed(range(node.data.rank)))
+
+
+def _couples_axes(node: NodeView) -> bool:
+    """Whether a Resize crops, or derives one scale from the sizes of all its axes."""
+    words = [node.attribute(name) for name in ("coordinate_transformation_mode", "keep_aspect_ratio_policy")]
+    mode, policy = (word.decode() if isinstance(word, bytes) else word for word in words)
+    return mode == "tf_crop_and_resize" or policy in ("not_larger", "not_smaller")

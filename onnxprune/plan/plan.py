@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.channels.facts import SPATIAL
 from onnxprune.channels.groups import ChannelGroup, Channels
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.model.shapes import node_name
@@ -192,7 +193,7 @@ def why_nothing(channels: Channels) -> str:
     """Returns why nothing of a model, or of the selected groups, can be pruned."""
     reasons: dict[str, int] = {}
     for group in channels.groups:
-        if group.frozen is not None:
+        if group.frozen not in (None, SPATIAL) and group.units > 1:
             reasons[group.frozen] = reasons.get(group.frozen, 0) + 1
     if channels.prunable:
         return "no prunable group is selected: loosen --include or --exclude"

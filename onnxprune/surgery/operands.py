@@ -71,13 +71,20 @@ class Operands:
     def _scaled(
         self, node: gs.Node, operand: gs.Tensor, changes: Mapping[int, tuple[int, int]], values: np.ndarray
     ) -> gs.Tensor:
-        """Multiplies and divides elements, exact also where they contain a factor known at run time only."""
-        factors, divisors = np.ones_like(values), np.ones_like(values)
+        """Multiplies and divides elements, exact also where they contain a factor known at run time only.
+
+        An element that truncation made 0 cannot be scaled; the number that it must be is added.
+        """
+        factors, divisors, summands = np.ones_like(values), np.ones_like(values), np.zeros_like(values)
         for element, (present, target) in changes.items():
-            factors.ravel()[element], divisors.ravel()[element] = target, present
+            if present:
+                factors.ravel()[element], divisors.ravel()[element] = target, present
+            else:
+                summands.ravel()[element] = target
         tensors: list[gs.Tensor] = [operand]
         fresh = []
-        for op, numbers in (("Mul", factors), ("Div", divisors)):
+        steps = [("Mul", factors), ("Div", divisors), *([("Add", summands)] if summands.any() else [])]
+        for op, numbers in steps:
             name = self._unique(f"{operand.name}_{op.lower()}")
             result = gs.Variable(name, values.dtype, list(values.shape))
             fresh.append(gs.Node(op, name, {}, [tensors[-1], gs.Constant(f"{name}_by", numbers)], [result]))

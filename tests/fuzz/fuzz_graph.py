@@ -318,4 +318,5 @@ class Builder:
         results = [result for result in results if result.name not in taken] + self.outputs
         graph = helper.make_graph(self.nodes, "grown", self.inputs, results, self.stored)
         opsets = [helper.make_opsetid("", self.opset)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=8 if self.opset < 19 else 10)
+        ir_version = 8 if self.opset < 19 else 10 if self.opset < 23 else 11
+        return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)

@@ -57,7 +57,7 @@ def shortcut(b: Builder, x: Tensor, dice: Dice) -> object:
 
 @step
 def made_weight(b: Builder, x: Tensor, dice: Dice) -> object:
-    """A product whose weight is computed: a sum with a product of two thin ones, a slice, a join, a standardised one."""
+    """A product whose weight is computed: with a low-rank update, a slice, a join, normalized, scaled."""
     need(x.rank >= 2 and x.shape[-1] > 1)
     inner, width = x.shape[-1], dice.choose((6, 4, 8))
     kind = dice.roll(5)
@@ -206,7 +206,7 @@ def inner_output(b: Builder, x: Tensor, dice: Dice) -> object:
 def branch(b: Builder, x: Tensor, dice: Dice) -> object:
     """An If whose branches read a tensor and a weight from outside."""
     need(x.shape[0] < 0 and x.shape[-1] > 0)
-    w, y = b.vector(x.shape[-1]), [t for t in b.pool if t.shape == x.shape][0]
+    w, y = b.vector(x.shape[-1]), next(t for t in b.pool if t.shape == x.shape)
     count = b.emit("ReduceSum", [x.name], {"keepdims": 0})
     condition = b.emit("Greater", [count, b.scalar(-1e9 if dice.once_in(2) else 1e9)])
     bodies = []
@@ -241,7 +241,9 @@ def einsum(b: Builder, x: Tensor, dice: Dice) -> object:
         y = b.emit("Einsum", [x.name, w], {"equation": "btd,dhk->bhtk"})
         return b.keep(y, (x.shape[0], 2, x.shape[1], 3), x.degree)
     if kind == 3:
-        return b.keep(b.emit("Einsum", [x.name], {"equation": "btd->bdt"}), (x.shape[0], x.shape[2], x.shape[1]), x.degree)
+        return b.keep(
+            b.emit("Einsum", [x.name], {"equation": "btd->bdt"}), (x.shape[0], x.shape[2], x.shape[1]), x.degree
+        )
     w = b.weight((x.shape[1], x.shape[2]), x.shape[1])
     return b.keep(b.emit("Einsum", [x.name, w], {"equation": "btd,td->bd"}), (x.shape[0], x.shape[2]), x.degree)
 

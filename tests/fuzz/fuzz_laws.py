@@ -1,11 +1,13 @@
 """Grows a graph from its steps, prunes it, and holds the result against the laws."""
 
+import math
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 
-import numpy as np
 import fuzz_idioms  # noqa: F401  (registers its steps)
+import fuzz_newer  # noqa: F401  (registers its steps)
+import numpy as np
 import onnx
 from fuzz_graph import BATCH, MOST_NODES, Builder, Dice, Growth, Step, Tensor, UnfitError
 from fuzz_layers import STEPS, need
@@ -24,7 +26,7 @@ from onnxprune.validate.proof import prove
 
 STARTS = ("image", "tokens", "flat", "signal", "ids", "bare")
 INPUTS = {"image": (-1, 3, 6, 6), "tokens": (-1, 4, 8), "flat": (-1, 10), "signal": (-1, 4, 9), "bare": (-1, 4, 6, 6)}
-OPSETS = (17, 13, 11, 18, 20, 21)
+OPSETS = (17, 13, 11, 18, 20, 21, 23)
 COMMON = ["conv", "linear", "residual", "merge", "reshape", "transpose", "concat"]
 OPTIONS = SessionOptions(threads=1, optimize=False)
 
@@ -46,9 +48,9 @@ def growths(most_steps: int = 14) -> st.SearchStrategy[Growth]:
     """Draws the steps of a graph."""
     kinds = sorted(STEPS) + COMMON * 2
     steps = st.builds(Step, st.sampled_from(kinds), st.integers(0, 2**24 - 1), st.integers(0, 2**12 - 1))
-    lists = st.integers(1, most_steps).flatmap(lambda most: st.lists(steps, min_size=1, max_size=most))
+    lists = st.integers(2, most_steps).flatmap(lambda count: st.lists(steps, min_size=count, max_size=count))
     return st.builds(
-        Growth, st.sampled_from(OPSETS), st.sampled_from(STARTS), st.booleans(), lists.map(tuple)
+        Growth, st.sampled_from(OPSETS), st.sampled_from(STARTS[:-1] * 2 + STARTS[-1:]), st.booleans(), lists.map(tuple)
     )
 
 
@@ -95,15 +97,20 @@ def _take(b: Builder, step: Step) -> None:
 
 
 def _head(b: Builder, leaf: Tensor) -> Tensor:
-    """Ends a leaf with a layer of its own, so that what feeds it may shrink; every fifth is an output as it is."""
-    choice = zlib.crc32(leaf.name.encode()) % 5
-    read = {name for node in b.nodes for name in node.output}
+    """Ends a leaf with a layer of its own, so that what feeds it may shrink; one in eight is an output as it is."""
+    choice = zlib.crc32(leaf.name.encode()) % 8
+    produced = {name for node in b.nodes for name in node.output}
     b.style = Dice(0)
-    if leaf.name in read and choice == 0:
+    if leaf.name in produced and choice == 0:
         return leaf
-    if leaf.rank == 4 and leaf.shape[0] < 0 and min(leaf.shape[1:]) > 0 and choice < 3:
-        y = b.emit("Conv", [leaf.name, b.weight((3, leaf.shape[1], 1, 1), leaf.shape[1]), b.vector(3)])
-        return Tensor(y, (leaf.shape[0], 3, *leaf.shape[2:]))
+    space = leaf.shape[2:]
+    if leaf.rank in (3, 4) and leaf.shape[0] < 0 and min(leaf.shape[1:]) > 0 and choice < leaf.rank + 2:
+        if choice < 3:
+            flat = b.emit("Flatten", [leaf.name])
+            size = math.prod(leaf.shape[1:])
+            return Tensor(b.emit("MatMul", [flat, b.weight((size, 3), size)]), (leaf.shape[0], 3))
+        w = b.weight((3, leaf.shape[1], *[1] * len(space)), leaf.shape[1])
+        return Tensor(b.emit("Conv", [leaf.name, w, b.vector(3)]), (leaf.shape[0], 3, *space))
     if leaf.rank >= 2 and leaf.shape[-1] > 0:
         y = b.emit("MatMul", [leaf.name, b.weight((leaf.shape[-1], 3), leaf.shape[-1])])
         return Tensor(y, (*leaf.shape[:-1], 3))

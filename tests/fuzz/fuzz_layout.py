@@ -154,7 +154,9 @@ def reshape(b: Builder, x: Tensor, dice: Dice) -> object:
     else:
         at = dice.choose([dim for dim, size in enumerate(shape) if divisors(abs(size))][::-1])
         factor = dice.choose(divisors(abs(shape[at])))
-        shape[at : at + 1] = [shape[at] // factor, factor] if shape[at] < 0 or kind == 1 else [factor, shape[at] // factor]
+        shape[at : at + 1] = (
+            [shape[at] // factor, factor] if shape[at] < 0 or kind == 1 else [factor, shape[at] // factor]
+        )
     y = b.reshape(x, shape, dice)
     return b.keep(y.name, y.shape, y.degree)
 
@@ -436,5 +438,3 @@ def branches(b: Builder, x: Tensor, dice: Dice) -> object:
         parts.append(b.emit("Relu", [b.emit("Conv", [x.name, w, *biased(b, width, dice)])]))
     y = b.emit("Concat", parts, {"axis": 1})
     return b.keep(y, (x.shape[0], left + right, *space), x.degree)
-
-

@@ -12,7 +12,8 @@ from onnx_text import model
 from onnxprune.channels import registry
 from onnxprune.channels.facts import Axis
 from onnxprune.channels.groups import Channels, analyze
-from onnxprune.channels.registry import channel_rule, mac_rule, operators, value_rule
+from onnxprune.channels.registry import channel_rule, mac_rule, operator, operators, shape_rule, value_rule
+from onnxprune.model.cost import cost
 
 BY_NAME = {case.name: case for case in CASES}
 LAWFUL = [case.name for case in CASES if any(exact for exact, *_ in expected_groups(case))]
@@ -76,7 +77,7 @@ def test_every_operator_with_a_channel_rule_has_a_case() -> None:
     assert {name for name, operator in operators().items() if operator.channels is not None} - covered == set()
 
 
-@pytest.mark.parametrize("register", [channel_rule, mac_rule, value_rule])
+@pytest.mark.parametrize("register", [channel_rule, mac_rule, value_rule, shape_rule])
 def test_a_second_rule_for_an_operator_is_an_error(register, monkeypatch: pytest.MonkeyPatch) -> None:
     operators()
     monkeypatch.setattr(registry, "_OPERATORS", dict(registry._OPERATORS))
@@ -97,6 +98,41 @@ def test_unknown_domains_have_no_rules() -> None:
     proto.opset_import.add(domain="elsewhere", version=1)
     reasons = {str(group.frozen) for group in analyze(proto).groups}
     assert "no channel rule for Relu ('Relu_1')" in reasons
+
+
+def test_fused_attention_is_a_barrier_with_a_hint() -> None:
+    text = "q = MatMul(x, w) a = com.microsoft.MultiHeadAttention<num_heads=2>(q, x, x) y = Relu(a)"
+    reasons = {str(group.frozen) for group in analyze(model("x:2,5,6 w=6,6", text)).groups}
+    rule = "no channel rule for MultiHeadAttention ('MultiHeadAttention_1')"
+    assert f"{rule}: prune before runtime optimization" in reasons
+
+
+def test_rules_of_other_domains_stay_apart() -> None:
+    names = {"", "com.microsoft"}
+    found = {domain: operator("FusedConv", domain).channels is not None for domain in names}
+    assert found == {"": False, "com.microsoft": True}
+    assert operator("Relu", "ai.onnx") is operator("Relu", None) is operators()["Relu"]
+    assert operator("Gelu", "com.microsoft") is not operator("Gelu", "")
+
+
+MACS = {
+    "attention": 2 * 3 * 5 * 7 * (4 + 3),
+    "attention_grouped": 2 * 6 * 5 * 7 * (4 + 3),
+    "attention_cached": 2 * 3 * 5 * 10 * (4 + 3),
+    "attention_heads_apart": 2 * 6 * 5 * 7 * (4 + 8),
+    "fused_matmul": 2 * 5 * 6 * 8,
+    "fused_matmul_transposed": 2 * 5 * 6 * 8,
+    "fused_gemm": 5 * 6 * 8,
+    "fused_conv": 2 * 8 * 4 * 4 * 6 * 9,
+    "lstm_everything": 5 * 2 * 2 * 12 * (6 + 3),
+    "gru": 5 * 2 * 12 * (6 + 4),
+    "einsum_ellipsis": 2 * 5 * 6 * 8,
+}
+
+
+@pytest.mark.parametrize("name", MACS)
+def test_multiply_accumulates(name: str) -> None:
+    assert cost(channels_of(name).graph, channels_of(name).sizes).macs == MACS[name]
 
 
 def test_an_axis_that_no_fact_mentions_is_frozen(monkeypatch: pytest.MonkeyPatch) -> None:

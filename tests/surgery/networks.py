@@ -202,6 +202,10 @@ NETWORKS = (
             "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) q4 = Reshape(q, hq) k4 = Reshape(k, hk) v4 = Reshape(v, hk) qn = RMSNormalization(q4, g) kn = RMSNormalization(k4, g) "
             "qt = Transpose<perm=[0,2,1,3]>(qn) kt = Transpose<perm=[0,2,1,3]>(kn) vt = Transpose<perm=[0,2,1,3]>(v4) a = Attention<scale=0.5>(qt, kt, vt) "
             "ot = Transpose<perm=[0,2,1,3]>(a) om = Reshape(ot, back) y = MatMul(om, wo)", "2", 23),
+    Network("attention_operator_default_scale", "x:N,T,6 wq=6,12 wk=6,12 wv=6,12 wo=12,6 heads={0,0,3,4} back={0,0,-1}",
+            "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) q4 = Reshape(q, heads) k4 = Reshape(k, heads) v4 = Reshape(v, heads) "
+            "qt = Transpose<perm=[0,2,1,3]>(q4) kt = Transpose<perm=[0,2,1,3]>(k4) vt = Transpose<perm=[0,2,1,3]>(v4) a = Attention(qt, kt, vt) "
+            "ot = Transpose<perm=[0,2,1,3]>(a) om = Reshape(ot, back) y = MatMul(om, wo)", "3", 23),
     Network("fused_convolutions", "x:2,3,6,6 w=8,3,3,3 b=8 w2=8,8,3,3 b2=8 wy=5,8 by=5",
             'a = com.microsoft.FusedConv<activation="Relu", pads=[1,1,1,1]>(x, w, b) c = com.microsoft.FusedConv<activation="Relu", pads=[1,1,1,1]>(a, w2, b2, a) '
             'p = GlobalAveragePool(c) f = Flatten(p) y = com.microsoft.FusedGemm<transB=1, activation="Relu">(f, wy, by)', "8"),
