@@ -2,11 +2,12 @@
 
     python bench/zoo.py [--only TEXT] [--exporter both] [--opsets 17,18] [--seeds 3] [--ratios 0.3,0.5,0.7] [--save]
 
-Needs the extra ``zoo``. Columns: prunable groups and units; MACs removed at 0.5 with ``--round-to 1``; what
-Torch-Pruning removes from the same network (``--torch-pruning``; "shape!" where it changed an output); the largest
-difference between the masked original and the sliced model relative to the largest magnitude, over all seeds and
-ratios with random scores; seconds for analysis, planning and surgery. Below a row: why groups are frozen. Exports are
-kept in ``--cache``. The exit code is 1 where an export could not be pruned and proved.
+Needs the extra ``zoo``. Columns: prunable groups and units; MACs removed at 0.5 with ``--round-to 1``, then with
+inexact groups too; what Torch-Pruning removes from the same network (``--torch-pruning``; "shape!" where it changed an
+output); the largest difference between the masked original and the sliced model relative to the largest magnitude,
+over all seeds and ratios with random scores; seconds for analysis, and for analysis, planning and surgery. Below a
+row: why groups are frozen. Exports are kept in ``--cache``. The exit code is 1 where an export could not be pruned and
+proved.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import onnx
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from zoo_export import Target, exported, time_limit, torch_pruning_share
+from zoo_exact import LIMIT, exact_difference
+from zoo_export import Target, cached, exported, time_limit, torch_pruning_share
 from zoo_network import Architecture
 from zoo_own import own_architectures
 from zoo_timm import timm_architectures
@@ -40,6 +42,7 @@ from zoo_transformers import transformers_architectures
 from onnxprune.channels.groups import Channels, analyze
 from onnxprune.commands.evidence import check_model
 from onnxprune.commands.inputs import Inputs, choose_inputs
+from onnxprune.errors import ModelError
 from onnxprune.model.cost import cost
 from onnxprune.model.io import load, to_proto
 from onnxprune.plan.plan import plan, why_nothing
@@ -49,6 +52,8 @@ from onnxprune.score.scores import score
 from onnxprune.slim import Recipe
 from onnxprune.surgery.slice import slice_channels
 from onnxprune.validate.proof import prove
+
+OPTIONS = SessionOptions(threads=1)
 
 OPSETS = {"torchscript": (13, 17, 18, 20), "dynamo": (18, 20)}
 """The newer exporter writes opset 18 and later only."""
@@ -68,7 +73,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Row:
-    """What came out for one file; ``status`` is ok, no export, DIFFERS or ERROR."""
+    """What came out for one file; ``status`` is ok, inexact (nothing exact can go), no export, DIFFERS or ERROR."""
 
     name: str
     target: Target
@@ -113,46 +118,73 @@ def run_row(name: str, target: Target, settings: Settings) -> Row:
 
 
 def _judge(architecture: Architecture, target: Target, path: Path, settings: Settings) -> Row:
-    model = to_proto(load(str(path)))
     graph = load(str(path))
-    options = SessionOptions(threads=1)
-    inputs = choose_inputs(model, open_session(model, options), Recipe(channels=0.5, threads=1))
+    model = to_proto(graph)
+    try:
+        session = open_session(model, OPTIONS)
+        inputs = choose_inputs(model, session, Recipe(channels=0.5, threads=1))
+        for feed in inputs.proof:
+            session.run(feed)
+    except ModelError as error:
+        return Row(architecture.name, target, "no export", f"the export does not run: {error}"[:160])
     start = time.perf_counter()
     channels = analyze(graph, inputs.sizes)
     analysed = time.perf_counter() - start
     reasons = tuple(frozen(channels, settings.reasons))
-    if not channels.prunable:
+    wide = _half(model, analyze(graph, inputs.sizes, inexact=True), inputs)[0]
+    if not channels.prunable and wide is None:
         return Row(architecture.name, target, "ERROR", why_nothing(channels), analysed, reasons)
-    chosen = plan(channels, score(channels, "l2"), 0.5, round_to=1)
-    small = slice_channels(channels, chosen.removals)
-    seconds = time.perf_counter() - start
-    _check_runs(model, to_proto(small), inputs, options)
-    before, after = cost(graph, inputs.sizes), cost(small, inputs.sizes)
-    worst, passed = _prove_all(channels, inputs, settings)
+    if not channels.prunable:
+        text = f"{0:>5} {0:>6} {_share(0.0)} {_share(wide)}  all that could go is"
+        return Row(architecture.name, target, "inexact", text, analysed, reasons)
+    removed, seconds = _half(model, channels, inputs)
+    worst, verdict = _prove_all(channels, inputs, settings)
     units = sum(group.units for group in channels.prunable)
     theirs = torch_pruning_share(architecture, settings.cache) if settings.torch_pruning else "-"
     text = (
-        f"{len(channels.prunable):>5} {units:>6} {1 - after.macs / max(before.macs, 1):>6.1%} {theirs:>13} "
-        f"{worst:>8.1e} {analysed:>5.2f} {seconds:>5.2f}"
+        f"{len(channels.prunable):>5} {units:>6} {_share(removed)} {_share(wide)} {theirs:>13} {worst:>8.1e} "
+        f"{analysed:>5.2f} {analysed + seconds:>5.2f}"
     )
-    return Row(architecture.name, target, "ok" if passed else "DIFFERS", text, seconds, reasons)
+    if verdict == "DIFFERS":
+        return Row(architecture.name, target, verdict, text, seconds, reasons)
+    return Row(architecture.name, target, "ok", f"{text} {verdict}", seconds, reasons)
 
 
-def _prove_all(channels: Channels, inputs: Inputs, settings: Settings) -> tuple[float, bool]:
-    worst, passed = 0.0, True
+def _share(value: float | None) -> str:
+    return f"{'-':>6}" if value is None else f"{value:>6.1%}"
+
+
+def _half(model: onnx.ModelProto, channels: Channels, inputs: Inputs) -> tuple[float | None, float]:
+    """Removes half of the units; returns the share of the MACs that went with them and the seconds that it took."""
+    if not channels.prunable:
+        return None, 0.0
+    start = time.perf_counter()
+    chosen = plan(channels, score(channels, "l2"), 0.5, round_to=1)
+    small = slice_channels(channels, chosen.removals)
+    seconds = time.perf_counter() - start
+    _check_runs(model, to_proto(small), inputs)
+    before, after = cost(channels.graph, shapes=channels.shapes), cost(small, channels.sizes)
+    return 1 - after.macs / max(before.macs, 1), seconds
+
+
+def _prove_all(channels: Channels, inputs: Inputs, settings: Settings) -> tuple[float, str]:
+    """Returns the largest difference and what is to say about it: nothing, DIFFERS, or what float64 finds."""
+    worst, verdict = 0.0, ""
     for ratio in settings.ratios:
         for seed in range(settings.seeds):
             removals = plan(channels, score(channels, "random", seed=seed), ratio, round_to=1).removals
-            sliced = slice_channels(channels, removals)
-            proof = prove(channels, removals, sliced, inputs.proof, SessionOptions(threads=1))
-            worst, passed = max(worst, proof.relative), passed and proof.passed
-    return worst, passed
+            proof = prove(channels, removals, slice_channels(channels, removals), inputs.proof, OPTIONS)
+            worst = max(worst, proof.relative)
+            if not proof.passed and verdict != "DIFFERS":
+                found = exact_difference(channels, removals, inputs.proof[0])
+                verdict = f"rounding, {found:.0e} in float64" if found <= LIMIT else "DIFFERS"
+    return worst, verdict
 
 
-def _check_runs(before: Any, after: Any, inputs: Inputs, options: SessionOptions) -> None:
+def _check_runs(before: onnx.ModelProto, after: onnx.ModelProto, inputs: Inputs) -> None:
     """Checks that the result is valid, runs with optimizations on, and keeps names, types and shapes."""
     check_model(before, after)
-    sessions = [open_session(model, options) for model in (before, after)]
+    sessions = [open_session(model, OPTIONS) for model in (before, after)]
     for feed in inputs.proof:
         first, second = (session.run(feed) for session in sessions)
         if [(k, v.shape, v.dtype) for k, v in first.items()] != [(k, v.shape, v.dtype) for k, v in second.items()]:
@@ -196,6 +228,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ratios", default="0.3,0.5,0.7")
     parser.add_argument("--cache", type=Path, help="folder that keeps the exports")
+    parser.add_argument("--cached", action="store_true", help="only files that the folder holds")
     parser.add_argument("--torch-pruning", action="store_true")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--limit", type=int, default=300, help="seconds for one row")
@@ -220,9 +253,9 @@ def main() -> int:
         cache = options.cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cache.mkdir(parents=True, exist_ok=True)
         ratios = tuple(float(ratio) for ratio in options.ratios.split(","))
-        settings = Settings(
-            options.seeds, ratios, cache, options.torch_pruning, options.limit, options.reasons
-        )  # fmt: skip
+        settings = Settings(options.seeds, ratios, cache, options.torch_pruning, options.limit, options.reasons)
+        if options.cached:
+            jobs = [(name, target) for name, target in jobs if cached(name, target, cache).exists()]
         return _table(jobs, settings, options.jobs, options.save)
 
 
@@ -247,8 +280,8 @@ def _table(jobs: list[tuple[str, Target]], settings: Settings, workers: int, sav
 
 
 HEAD = (
-    f"{'architecture':<44} {'exporter':<11} op {'groups':>5} {'units':>6} {'MACs':>6} {'Torch-Pruning':>13} "
-    f"{'largest':>8} {'anal.':>5} {'s':>5}"
+    f"{'architecture':<44} {'exporter':<11} op {'groups':>5} {'units':>6} {'MACs':>6} {'inex.':>6} "
+    f"{'Torch-Pruning':>13} {'largest':>8} {'anal.':>5} {'s':>5}"
 )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from zoo_network import Architecture, Network, fill
+from zoo_network import Architecture, Network, fill, settle
 
 PATIENCE = 60
 """Seconds that Torch-Pruning gets for one network."""
@@ -39,10 +39,15 @@ class Target:
         return self.opset in (17, 20)
 
 
+def cached(name: str, target: Target, cache: Path) -> Path:
+    """Returns where the export of an architecture is kept."""
+    return cache / (re.sub(r"\W+", "_", name) + f".{target.exporter}.{target.opset}.onnx")
+
+
 def exported(architecture: Architecture, target: Target, cache: Path) -> Path | str:
     """Returns the file of an export, made now or earlier, or why there is none."""
-    stem = re.sub(r"\W+", "_", architecture.name) + f".{target.exporter}.{target.opset}"
-    path, refusal = cache / f"{stem}.onnx", cache / f"{stem}.refused"
+    path = cached(architecture.name, target, cache)
+    refusal = path.with_suffix(".refused")
     if path.exists():
         return path
     if refusal.exists():
@@ -64,6 +69,8 @@ def network_of(architecture: Architecture) -> Network:
     network = architecture.build()
     network.module.eval()
     fill(network.module)
+    if network.batch:
+        settle(network)
     return network
 
 

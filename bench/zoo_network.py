@@ -65,6 +65,29 @@ def fill(module: nn.Module, seed: int = 0) -> None:
                 values.copy_(noise + 0.5 if positive else (noise - 0.5) * 0.2)
 
 
+def settle(network: Network) -> None:
+    """Gives batch normalizations the statistics of random inputs.
+
+    With others, activations of deep networks grow until a softmax is a maximum, and rounding decides which one.
+    """
+    norms = [module for module in network.module.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    try:
+        with torch.no_grad():
+            network.module(*(torch.cat([_like(value) for _ in range(4)]) for value in network.inputs))
+    except (RuntimeError, ValueError):
+        return  # takes no other batch: the statistics stay random
+    finally:
+        for norm in norms:
+            norm.eval()
+
+
+def _like(value: torch.Tensor) -> torch.Tensor:
+    return torch.randn(value.shape) if value.is_floating_point() else value
+
+
 def _is_table(name: str) -> bool:
     """Whether a buffer or parameter holds positions, masks, frequencies or decay rates, not learned numbers."""
     return bool(re.search(r"inv_freq|mask|index|coords|sinusoid|anchor|A_log|dt_bias|logit_scale|window$|filter", name))

@@ -124,9 +124,11 @@ class Detector(nn.Module):
 
     def __init__(self, width: int = 16, classes: int = 4, bins: int = 8) -> None:
         super().__init__()
-        self.stem = nn.Sequential(conv_norm(3, width, 3, 2), conv_norm(width, 2 * width, 3, 2), C2f(2 * width, 2 * width))
+        stem = C2f(2 * width, 2 * width)
+        self.stem = nn.Sequential(conv_norm(3, width, 3, 2), conv_norm(width, 2 * width, 3, 2), stem)
         self.fine = nn.Sequential(conv_norm(2 * width, 4 * width, 3, 2), C2f(4 * width, 4 * width))
-        self.coarse = nn.Sequential(conv_norm(4 * width, 8 * width, 3, 2), C2f(8 * width, 8 * width), Pyramid(8 * width))
+        deep = 8 * width
+        self.coarse = nn.Sequential(conv_norm(4 * width, deep, 3, 2), C2f(deep, deep), Pyramid(deep))
         self.merge = C2f(12 * width, 4 * width)
         widths = (4 * width, 8 * width)
         self.box = nn.ModuleList(
@@ -217,8 +219,9 @@ class UNet(nn.Module):
         self.encoders = nn.ModuleList()
         source = 3
         for scale in (1, 2, 4):
-            self.encoders.append(nn.Sequential(conv_norm(source, scale * width), conv_norm(scale * width, scale * width)))
-            source = scale * width
+            target = scale * width
+            self.encoders.append(nn.Sequential(conv_norm(source, target), conv_norm(target, target)))
+            source = target
         self.ups = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, 2, 2) for w in (2 * width, width))
         self.decoders = nn.ModuleList(conv_norm(2 * w, w) for w in (2 * width, width))
         self.head = nn.Conv2d(width, 2, 1)

@@ -125,7 +125,7 @@ TEXT: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3": ("SmolLM3ForCausalLM", GROUPED),
     "mamba": ("MambaForCausalLM", {"vocab_size": WORDS, "hidden_size": 32, "state_size": 8, "num_hidden_layers": 1,
                                    "time_step_rank": 4}),
-    "rwkv": ("RwkvModel", {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": 1, "context_length": 64}),
+    "rwkv": ("RwkvModel", {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": 2, "context_length": 64}),
     "biogpt": ("BioGptForCausalLM", SMALL),
     "xglm": ("XGLMForCausalLM", {"vocab_size": WORDS, "d_model": 64, "ffn_dim": 128, "num_layers": 2,
                                  "attention_heads": 4, "max_position_embeddings": 64}),
@@ -156,8 +156,6 @@ IMAGE_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "yolos": ("YolosForObjectDetection", {**PATCHES, "image_size": [64, 64], "num_detection_tokens": 5}),
     "swin2sr": ("Swin2SRForImageSuperResolution", {
         "image_size": 16, "embed_dim": 32, "depths": [1, 1], "num_heads": [2, 2], "window_size": 8, "upscale": 2}),
-    "cvt": ("CvtForImageClassification", {
-        "embed_dim": [16, 32, 64], "num_heads": [1, 2, 4], "depth": [1, 1, 1]}),
     "glpn": ("GLPNForDepthEstimation", {
         "depths": [1, 1, 1, 1], "hidden_sizes": [16, 32, 64, 64], "num_attention_heads": [1, 2, 4, 4],
         "decoder_hidden_size": 32}),
@@ -165,7 +163,7 @@ IMAGE_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mobilevit": ("MobileViTForSemanticSegmentation", {"hidden_sizes": [32, 48, 64], "image_size": 64}),
     "pp_ocrv5_mobile": ("PPOCRV5MobileDetForObjectDetection", {}),
     "bit": ("BitForImageClassification", {"depths": [1, 1, 1, 1], "hidden_sizes": [64, 128, 128, 256],
-                                          "embedding_size": 32}),
+                                          "embedding_size": 32, "num_groups": 8}),
     "regnet": ("RegNetForImageClassification", {"depths": [1, 1, 1, 1], "hidden_sizes": [32, 64, 64, 64],
                                                 "embedding_size": 16, "groups_width": 16}),
 }  # fmt: skip

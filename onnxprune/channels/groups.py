@@ -16,9 +16,12 @@ from scipy.sparse.csgraph import connected_components
 from onnxprune.channels.collect import Contraction, Edit, Statements, collect
 from onnxprune.channels.factors import Factor, Factoring, Part, blocks
 from onnxprune.channels.facts import Axis, Index
+from onnxprune.model.inline import without_functions
 from onnxprune.model.io import load
 from onnxprune.model.normalize import normalize
-from onnxprune.model.shapes import Shape, Shapes, ShapeWalk, generic_shapes, node_name
+from onnxprune.model.shapes import Shape, Shapes, ShapeWalk, node_name
+from onnxprune.model.sizes import generic_shapes
+from onnxprune.model.states import drop_zero_states
 from onnxprune.model.untie import untie
 from onnxprune.ops import operator
 
@@ -103,7 +106,8 @@ def analyze(
     Raises:
         ModelError: the model cannot be read.
     """
-    graph = load(model)
+    graph = without_functions(load(model))
+    drop_zero_states(graph)
     untie(graph)
     shapes, inputs = generic_shapes(graph, sizes)
     if normalize(graph, shapes):
@@ -160,7 +164,7 @@ class _Space:
 def _groups(
     found: Statements, stored: set[str], producers: dict[str, str], *, inexact: bool = False
 ) -> tuple[ChannelGroup, ...]:
-    if not found.axes:
+    if not any(found.lengths):
         return ()
     refined = []
     for left, right in found.regroups:

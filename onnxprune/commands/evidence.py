@@ -23,9 +23,6 @@ from onnxprune.validate.proof import ProofResult
 REPEATS = 8
 """Runs that show whether a model draws random numbers."""
 
-NOISE = 0.02
-"""Ratios of a file to itself were seen up to 1.016, beyond the confidence interval."""
-
 
 @dataclass(slots=True)
 class Evidence:
@@ -38,11 +35,6 @@ class Evidence:
     per_node: tuple[dict[str, float], dict[str, float]] = field(default_factory=lambda: ({}, {}))
     metrics: tuple[dict[str, float | None], dict[str, float | None]] = field(default_factory=lambda: ({}, {}))
     fidelity: Fidelity = field(default_factory=Fidelity)
-
-
-def is_slower(ratio: LatencyRatio) -> bool:
-    """Returns whether a result is slower by more than one file is than itself, run to run."""
-    return ratio.low is not None and ratio.low > 1 + NOISE
 
 
 def exact_removals(channels: Channels, removals: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

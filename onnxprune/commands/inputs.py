@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnxprune.data.random import find_running_sizes, random_feeds
+from onnxprune.data.random import choose_shapes, find_running_sizes, random_feeds
 from onnxprune.data.samples import Samples, load_samples
 from onnxprune.errors import ModelError
 from onnxprune.model.shapes import Shape
@@ -34,13 +34,17 @@ def choose_inputs(proto: onnx.ModelProto, session: Session, recipe: Recipe) -> I
     """Returns real samples where given, else seeded random inputs in sizes that run."""
     overrides = {name: tuple(int(size) for size in shape) for name, shape in recipe.input_shape.items()}
     verdict = load_samples(recipe.eval, session.inputs, limit=10**9) if recipe.eval is not None else None
+    if overrides:
+        choose_shapes(proto, overrides)
     if recipe.data is not None:
         samples = load_samples(recipe.data, session.inputs, limit=recipe.samples)
         if verdict is None:
             verdict = samples.split()[1]
-        many, one = (next(samples.batches(size)) for size in (PROOF_SAMPLES, 1))
+        (start, stop), many = next(samples.slices(PROOF_SAMPLES)), next(samples.batches(PROOF_SAMPLES))
+        one = next(samples.batches(1))
         sizes = {name: tuple(int(size) for size in array.shape) for name, array in one.items()}
-        return Inputs(sizes, (many, one), one, verdict, len(next(iter(many.values()))) + 1, False, ())
+        proof = (many,) if samples.fixed_batch or stop - start == 1 else (many, one)
+        return Inputs(sizes, proof, one, verdict, stop - start, False, ())
     found = find_running_sizes(proto, overrides, SessionOptions(recipe.ep, recipe.threads, optimize=False))
     first = random_feeds(proto, found.shapes, recipe.seed)
     feeds = [first, random_feeds(proto, found.shapes, recipe.seed + 1)]

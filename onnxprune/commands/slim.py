@@ -14,13 +14,13 @@ from onnxprune.commands.evidence import (
     check_provable,
     checked_proof,
     exact_removals,
-    is_slower,
     measure_models,
 )
 from onnxprune.commands.inputs import Inputs, choose_inputs
 from onnxprune.commands.stopwatch import Stopwatch
 from onnxprune.errors import UsageError
 from onnxprune.model.cost import Cost, cost
+from onnxprune.model.inline import without_functions
 from onnxprune.model.io import read, to_proto
 from onnxprune.plan.plan import Plan, plan
 from onnxprune.report.build import describe_side, environment_of, group_rows, node_rows
@@ -54,12 +54,17 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
     options = SessionOptions(recipe.ep, recipe.threads)
     with watch.stage("load"):
         graph, proto = read(model, external_root=recipe.external_root)
+        if proto.functions:
+            graph = without_functions(graph)
+            proto = to_proto(graph)
         base = open_session(proto, options)
         inputs = choose_inputs(proto, base, recipe)
     with watch.stage("analyze"):
-        channels = analyze(graph, inputs.sizes, inexact=recipe.inexact)
+        stored = stored_plan(recipe)
+        inexact = recipe.inexact or (stored is not None and bool(stored.options.get("inexact")))
+        channels = analyze(graph, inputs.sizes, inexact=inexact)
     with watch.stage("plan"):
-        chosen = choose_plan(channels, recipe)
+        chosen = choose_plan(channels, recipe, stored)
     with watch.stage("surgery"):
         sliced = slice_channels(channels, chosen.removals)
         result = to_proto(sliced)
@@ -80,7 +85,7 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
     path = Path(model) if isinstance(model, str | os.PathLike) else None
     work = Work(path, recipe, channels, chosen.removals, (proto, result), costs, inputs, evidence, base)
     report = build_report(work, watch.total())
-    return Result(result, report, chosen, not is_slower(report.ratios.latency), graph.external)
+    return Result(result, report, chosen, not report.ratios.latency.slower, graph.external)
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -106,19 +111,27 @@ def check_recipe(recipe: Recipe) -> None:
         raise UsageError(f"--samples is {recipe.samples}: give at least 1")
 
 
-def choose_plan(channels: Channels, recipe: Recipe) -> Plan:
+def stored_plan(recipe: Recipe) -> Plan | None:
+    """Returns the plan that the recipe brings, if any.
+
+    Raises:
+        UsageError: its file cannot be read.
+    """
+    return recipe.plan if recipe.plan is None or isinstance(recipe.plan, Plan) else Plan.load(recipe.plan)
+
+
+def choose_plan(channels: Channels, recipe: Recipe, stored: Plan | None) -> Plan:
     """Returns the stored plan, or a new one.
 
     Raises:
         PlanError: the stored plan does not fit, or nothing can be removed.
     """
-    if recipe.plan is None:
+    if stored is None:
         scores = score(channels, recipe.score, seed=recipe.seed)
         return plan(
             channels, scores, recipe.channels or 0.0, recipe.round_to, recipe.allocation or "uniform", recipe.target,
             recipe.include, recipe.exclude,
         )  # fmt: skip
-    stored = recipe.plan if isinstance(recipe.plan, Plan) else Plan.load(recipe.plan)
     stored.check(channels)
     return stored
 
@@ -163,7 +176,7 @@ def _warnings(sides: list[Side], evidence: Evidence, proof: Proof) -> tuple[str,
             f"{len(proof.inexact_groups)} groups are inexact, a normalization takes a statistic over their channels, "
             f"and stand outside the proof: {names}"
         )
-    if is_slower(evidence.ratio):
+    if evidence.ratio.slower:
         notes.append("the result is slower than the original on this machine: prune more, or round to another multiple")
     if sides[0].macs == sides[1].macs and sides[0].parameters == sides[1].parameters:
         notes.append("nothing was removed: the plan is empty")

@@ -7,7 +7,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.model.io import read_values
-from onnxprune.model.shapes import Shape, Shapes, infer_shapes, node_name, opset_of, stored_tensor
+from onnxprune.model.shapes import Shape, Shapes, node_name, opset_of, stored_tensor
+from onnxprune.model.sizes import infer_shapes
 from onnxprune.ops import MacRule, NodeView, operator
 
 

@@ -165,18 +165,18 @@ def _computed(graph: gs.Graph, node: gs.Node, values: list[NDArray[np.generic]])
     from onnx.reference import ReferenceEvaluator
 
     proto = node_proto(node)
+    feeds = {str(name): value for name, value in zip(proto.input, values, strict=True)}
     inputs = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
-        for name, value in zip(proto.input, values, strict=True)
+        for name, value in feeds.items()
     ]
-    feeds = {str(name): value for name, value in zip(proto.input, values, strict=True)}
     output = onnx.ValueInfoProto(name=proto.output[0])
     single = helper.make_graph([proto], "stored", inputs, [output])
     model = helper.make_model(single, opset_imports=[helper.make_opsetid("", opset_of(graph, ""))])
     try:
-        found = ReferenceEvaluator(model).run(None, feeds)[0]
-        numpy_helper.from_array(np.asarray(found))
+        found = np.asarray(next(iter(ReferenceEvaluator(model).run(None, feeds))))
+        numpy_helper.from_array(found)
     except Exception as error:
         LOG.debug("cannot compute %s: %s", node_name(node), error)
         return None
-    return np.asarray(found)
+    return found

@@ -137,9 +137,12 @@ def gather_value(node: NodeView, inputs: list[Array]) -> list[Array]:
 
 
 def _bound(x: Value, dim: int, where: Attribute | Operand, bound: int) -> Facts:
-    """The integer counts the channels before a start or end, or from it to the end where negative."""
+    """The integer counts the channels before a start or end, or from it to the end where negative.
+
+    A zero may have been computed from the length of the axis, and stays zero when that shrinks.
+    """
     size = x.shape[dim]
-    if 0 < bound < size:
+    if 0 < bound < size or (bound == 0 and isinstance(where, Operand)):
         yield Count(x.axis(dim), where, np.arange(bound))
     elif -size < bound < 0:
         yield Count(x.axis(dim), where, np.arange(size + bound, size), negative=True)

@@ -115,7 +115,10 @@ def depth_space(node: NodeView) -> Facts:
 
 @channel_rule("Pad", operands=(1, 3))
 def pad(node: NodeView) -> Facts:
-    """Padded places are channels too: constant ones, which go with whatever they are tied to further on."""
+    """Padded places are channels too: constant ones, which go with whatever they are tied to further on.
+
+    A pad of zero may have been computed from the length of the axis, and stays zero when that shrinks.
+    """
     x, y = node.data, node.result
     pads = node.integers("pads", 1)
     axes = node.known(3)
@@ -123,10 +126,14 @@ def pad(node: NodeView) -> Facts:
         return
     dims = [int(dim) % x.rank for dim in np.ravel(axes)] if axes is not None else list(range(x.rank))
     constant = node.attribute("mode", "constant") in ("constant", b"constant")
+    stored = "pads" in node.attributes
     for dim in set(range(x.rank)) - set(dims):
         yield Tie(x.axis(dim), y.axis(dim))
     for element, dim in enumerate(dims):
         begin, end, size = pads[element], pads[element + len(dims)], x.shape[dim]
+        if (constant and min(begin, end) >= 0) or begin == end == 0:
+            for position, index in ((element, np.arange(begin)), (element + len(dims), np.arange(end) + begin + size)):
+                yield Count(y.axis(dim), Attribute("pads", position) if stored else Operand(1, position), index)
         if begin == 0 and end == 0:
             yield Tie(x.axis(dim), y.axis(dim))
         elif not constant or begin < 0 or end < 0:
@@ -134,10 +141,6 @@ def pad(node: NodeView) -> Facts:
         else:
             places = np.arange(size)
             yield Tie(x.axis(dim), y.axis(dim), places, places + begin)
-            for position, index in ((element, np.arange(begin)), (element + len(dims), np.arange(end) + begin + size)):
-                stored = Attribute("pads", position) if "pads" in node.attributes else Operand(1, position)
-                if index.size:
-                    yield Count(y.axis(dim), stored, index)
 
 
 @channel_rule("Resize", "Upsample", operands=(1, 2, 3))

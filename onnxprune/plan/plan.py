@@ -39,7 +39,7 @@ class Plan:
 
     def to_json(self) -> str:
         """Returns the plan as JSON text, keys in order."""
-        content = {
+        content: dict[str, Any] = {
             "schema": SCHEMA,
             "options": dict(self.options),
             "groups": [
@@ -48,14 +48,18 @@ class Plan:
             ],
             "weights": [{"tensor": name, "axis": dim, "removed": list(lost)} for name, dim, lost in self.weights],
         }
-        return json.dumps(content, indent=1) + "\n"
+        rows = {name: content.pop(name) for name in ("groups", "weights")}
+        text = json.dumps(content, indent=1).removesuffix("\n}")
+        for name, lines in rows.items():
+            text += f',\n "{name}": [' + ",".join(f"\n  {json.dumps(line)}" for line in lines) + "\n ]"
+        return text + "\n}\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
         """Returns a plan from JSON text.
 
         Raises:
-            PlanError: the text is not a plan.
+            UsageError: the text is not a plan.
         """
         try:
             content = json.loads(text)
@@ -66,7 +70,7 @@ class Plan:
             weights = tuple((str(w["tensor"]), int(w["axis"]), tuple(int(i) for i in w["removed"])) for w in rows)
             options = dict(content.get("options", {}))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise PlanError(f"the plan cannot be read ({error!r}): write it anew with --save-plan") from error
+            raise UsageError("the text is not a plan: give one that --save-plan wrote") from error
         if content.get("schema") != SCHEMA:
             raise PlanError(
                 f"the plan has schema {content.get('schema')!r}, not {SCHEMA}: write it anew with --save-plan"
@@ -79,7 +83,7 @@ class Plan:
 
         Raises:
             UsageError: the file cannot be read.
-            PlanError: it holds no plan.
+            UsageError: it holds no plan.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
@@ -88,7 +92,10 @@ class Plan:
             raise UsageError(
                 f"the plan {str(path)!r} cannot be read ({reason}): give the path of a saved plan"
             ) from error
-        return cls.from_json(text)
+        try:
+            return cls.from_json(text)
+        except UsageError as error:
+            raise UsageError(f"{str(path)!r} holds no plan: give a file that --save-plan wrote") from error
 
     def check(self, channels: Channels) -> None:
         """Checks that the plan was made for this model.
@@ -156,6 +163,7 @@ def plan(
     options = {
         "ratio": ratio, "score": scores.name, "allocation": allocation, "round_to": round_to, "target": target,
         "include": list(include), "exclude": list(exclude),
+        "inexact": any(not group.exact and group.name in removals for group in groups),
     }  # fmt: skip
     units = {group.name: group.units for group in channels.prunable}
     return Plan(removals, units, options, _weights(channels, removals))

@@ -19,6 +19,9 @@ from typing import Any
 from onnxprune.errors import UsageError
 
 SCHEMA = 1
+NOISE = 0.02
+"""Ratios of a file to itself were seen up to 1.016, beyond the confidence interval."""
+
 _NOT_IN_JSON = {"json": False}
 
 
@@ -71,6 +74,11 @@ class LatencyRatio:
     median: float | None = None
     low: float | None = None
     high: float | None = None
+
+    @property
+    def slower(self) -> bool:
+        """Whether the result is slower by more than one file is than itself, run to run."""
+        return self.low is not None and self.low > 1 + NOISE
 
 
 @dataclass(frozen=True)

@@ -249,9 +249,9 @@ def _latency_notice(report: Report) -> Notice | None:
     ratio = report.ratios.latency
     if ratio.median is None:
         return Notice("info", "Latency was not measured.")
-    low, high = ratio.low or ratio.median, ratio.high or ratio.median
+    high = ratio.high or ratio.median
     where = f" on {report.environment.provider}" if report.environment.provider else ""
-    if low > 1.0:
+    if ratio.slower:
         return Notice("bad", f"The result is {units.speed(ratio.median)}{where}.")
     if high >= 1.0:
         return Notice("warn", f"The result is not measurably faster{where}.")

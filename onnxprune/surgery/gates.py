@@ -20,6 +20,7 @@ def silence(channels: Channels, removals: Removals) -> Graph:
     nodes = list(graph.nodes)
     where = opset_of(graph, "") >= 9
     gates: dict[tuple[str, int], gs.Variable] = {}
+    zeroed: dict[tuple[str, int], gs.Constant] = {}
     before: dict[int, list[gs.Node]] = {}
     unaccompanied = _unaccompanied(channels)
     for contraction in channels.contractions:
@@ -30,14 +31,16 @@ def silence(channels: Channels, removals: Removals) -> Graph:
         if lost is None:
             continue
         if isinstance(tensor, gs.Constant):
-            if contraction.node in unaccompanied:
-                node.inputs[contraction.slot] = _zeroed(tensor, contraction.dim, lost)
+            if contraction.node in unaccompanied and not tensor.name.endswith(_suffix(contraction.dim)):
+                key = (tensor.name, contraction.dim)
+                zeroed.setdefault(key, _zeroed(tensor, contraction.dim, lost))
+                node.inputs[contraction.slot] = zeroed[key]
             continue
         key = (tensor.name, contraction.dim)
         if key not in gates:
             shape = channels.shapes.shapes[name]
             dtype = helper.tensor_dtype_to_np_dtype(channels.shapes.types[name])
-            gates[key] = gs.Variable(f"{tensor.name}_silenced_{contraction.dim}", dtype)
+            gates[key] = gs.Variable(tensor.name + _suffix(contraction.dim), dtype)
             gate = _gate(gates[key].name, tensor, (shape, contraction.dim, lost), dtype, where=where)
             gate.outputs.append(gates[key])
             before.setdefault(id(node), []).append(gate)
@@ -60,15 +63,19 @@ def _unaccompanied(channels: Channels) -> set[int]:
 def _zeroed(tensor: gs.Constant, dim: int, lost: np.ndarray) -> gs.Constant:
     values = np.array(read_values(tensor))
     values[(slice(None),) * dim + (lost,)] = 0
-    return gs.Constant(f"{tensor.name}_silenced_{dim}", values)
+    return gs.Constant(tensor.name + _suffix(dim), values)
+
+
+def _suffix(dim: int) -> str:
+    return f"_silenced_{dim}"
 
 
 def _gate(
     name: str, tensor: gs.Tensor, hole: tuple[tuple[int, ...], int, np.ndarray], dtype: np.dtype, *, where: bool
 ) -> gs.Node:
     shape, dim, lost = hole
-    mask = np.ones([size if place == dim else 1 for place, size in enumerate(shape)], bool)
-    mask[tuple(lost if place == dim else slice(None) for place in range(len(shape)))] = False
+    mask = np.ones((shape[dim], *[1] * (len(shape) - dim - 1)), bool)  # no leading ones: they could raise the rank
+    mask[lost] = False
     if where:
         inputs = [gs.Constant(f"{name}_mask", mask), tensor, gs.Constant(f"{name}_zero", np.zeros((), dtype))]
         return gs.Node("Where", name, {}, inputs)

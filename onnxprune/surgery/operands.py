@@ -40,7 +40,9 @@ class Operands:
         """Puts the nodes that scale operands before those that read them."""
         if not self._fresh:
             return
-        before = {id(node): fresh for node, fresh in self._fresh}
+        before: dict[int, list[gs.Node]] = {}
+        for node, fresh in self._fresh:
+            before.setdefault(id(node), []).extend(fresh)
         self._graph.nodes[:] = [item for node in self._graph.nodes for item in (*before.pop(id(node), ()), node)]
 
     def _rewrite(self, node: gs.Node, slot: int, changes: Mapping[int, tuple[int, int]], known: Shapes) -> None:
@@ -128,7 +130,7 @@ def _implied(node: gs.Node, element: int, present: int, target: int, known: Shap
     if node.op != "Reshape" or (present == 0 and node.attrs.get("allowzero", 0)):
         return False
     source = known.shapes.get(node.inputs[0].name, ())
-    return present == -1 or (present == 0 and (element >= len(source) or source[element] == target))
+    return present == -1 or (present == 0 and element < len(source) and source[element] == target)
 
 
 def stored_tensor_behind(tensor: gs.Tensor) -> np.ndarray | None:

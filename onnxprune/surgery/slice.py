@@ -83,7 +83,7 @@ def apply(model: object, plan: Plan) -> Graph:
         PlanError: the plan was made for another model.
         SurgeryError: a shape did not come out as it must.
     """
-    channels = model if isinstance(model, Channels) else analyze(model)
+    channels = model if isinstance(model, Channels) else analyze(model, inexact=bool(plan.options.get("inexact")))
     plan.check(channels)
     return slice_channels(channels, plan.removals)
 
@@ -145,7 +145,7 @@ def _slice_constants(graph: Graph, gone: Gone) -> None:
             name, content = next(iter(node.attrs.items()))
             if not isinstance(content, gs.Constant):
                 lost_one = gone.by_tensor[node.outputs[0].name][0]
-                node.attrs[name] = [value for place, value in enumerate(content) if place not in set(lost_one.tolist())]
+                node.attrs[name] = np.delete(np.asarray(content), lost_one).tolist()
 
 
 def stored_tensors(graph: gs.Graph) -> Iterable[tuple[str, gs.Constant]]:

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnxprune.channels.groups import Channels
-from onnxprune.errors import ValidationError
+from onnxprune.errors import CalibrationError, ValidationError
 from onnxprune.model.graph import captured
 from onnxprune.model.io import Graph, to_proto
 from onnxprune.runtime.session import Session, SessionOptions, open_session
@@ -22,6 +22,9 @@ from onnxprune.surgery.slice import Gone, Removals, take
 
 TOLERANCE = 1e-4
 TOLERANCE_HALF = 1e-2
+
+TAIL_SCALE = 1e-2
+"""Smallest scale of outputs behind the touched part: differences of 1e-6 are rounding of a function of range 1."""
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -51,9 +54,10 @@ def prove(
 ) -> ProofResult:
     """Returns the largest difference between the masked original and the sliced model over all feeds.
 
-    Both are held against each other where the last touched nodes end, see :func:`compared_tensors`.
+    Both are held against each other where the touched part ends and at the outputs, see :func:`compared_tensors`.
 
     Raises:
+        CalibrationError: there are no feeds.
         ModelError: ONNX Runtime cannot run the original.
         ValidationError: ONNX Runtime cannot run the sliced model, though it runs the original.
     """
@@ -61,7 +65,8 @@ def prove(
     plain = SessionOptions(options.provider, options.threads, optimize=False)
     reference, candidate = silence(channels, removals), sliced.copy()
     gone = Gone(channels, removals)
-    names = compared_tensors(channels, gone)
+    strict, loose = compared_tensors(channels, gone)
+    names = [*strict, *loose]
     for graph in (reference, candidate):
         _expose(graph, channels, names)
     masked = open_session(to_proto(reference), plain)
@@ -72,38 +77,65 @@ def prove(
         runs += 1
         expected, found = masked.run(feed, names), small.run(feed, names)
         for name in names:
-            result = _difference(name, take(expected[name], gone.by_tensor.get(name, {})), found[name])
+            floor = TAIL_SCALE if name in loose else 0.0
+            result = _difference(name, _sliced(expected[name], gone.by_tensor.get(name, {})), found[name], floor)
             if result.relative / result.limit >= worst.relative / worst.limit:
                 worst = result
+    if runs == 0:
+        raise CalibrationError("the proof needs at least one run: give feeds, one dict of arrays for each")
     return ProofResult(worst.max_abs, worst.relative, worst.limit, worst.output, runs)
 
 
-def compared_tensors(channels: Channels, gone: Gone) -> list[str]:
-    """Returns the names of the tensors at which the models are compared.
+def compared_tensors(channels: Channels, gone: Gone) -> tuple[list[str], list[str]]:
+    """Returns the names of the tensors at which the models are compared: strictly, and up to rounding near zero.
 
-    Behind the last node that surgery touched both models are the same graph, so they are compared at what enters that
-    part: the output itself where its node was touched, else what indices, saturation (a sigmoid near zero is all
-    rounding) and the bodies of control flow compute it from.
+    Behind the last node that surgery touched both models are the same graph. What enters that part is compared
+    strictly. The outputs behind it are compared as well, but a sigmoid near zero is all rounding, so their scale
+    counts as at least ``TAIL_SCALE``; outputs that go through indices, comparisons or control flow may flip and are
+    left out.
     """
-    graph, types = channels.graph, channels.shapes.types
-    produced = {tensor.name: node for node in graph.nodes for tensor in node.outputs if tensor.name}
-    names: list[str] = []
+    produced = {tensor.name: node for node in channels.graph.nodes for tensor in node.outputs if tensor.name}
+    strict: list[str] = []
+    loose: list[str] = []
+    for output in channels.graph.outputs:
+        entries, smooth = _entries(output.name, produced, channels, gone)
+        strict += [name for name in entries if name not in strict]
+        if output.name in produced and output.name not in entries and smooth:
+            loose.append(output.name)
+    if not strict and not loose:
+        return [tensor.name for tensor in channels.graph.outputs if tensor.name in produced], []
+    return strict, [name for name in loose if name not in strict]
+
+
+def _entries(output: str, produced: Mapping[str, gs.Node], channels: Channels, gone: Gone) -> tuple[list[str], bool]:
+    """Returns where the touched part ends on the way to an output, and whether the way from there is smooth."""
+    shapes = channels.shapes
+    entries: list[str] = []
+    smooth = True
     seen: set[str] = set()
-    waiting = [tensor.name for tensor in graph.outputs]
+    waiting = [output]
     while waiting:
         name = waiting.pop(0)
         node = produced.get(name)
-        if node is None or name in seen:
+        if node is None or name in seen or node.op in ("Shape", "Size"):
+            continue
+        touched = any(tensor.name in gone.by_tensor for tensor in (*node.inputs, *node.outputs))
+        if name in shapes.values and not touched:
             continue
         seen.add(name)
-        touched = any(tensor.name in gone.by_tensor for tensor in (*node.inputs, *node.outputs))
-        if touched and is_float(types.get(name, 0)):
-            names.append(name)
+        number = is_float(shapes.types.get(name, 0))
+        if number and touched:
+            entries.append(name)
             continue
         bodies = [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
+        smooth = smooth and number and not bodies
         waiting += [tensor.name for tensor in node.inputs]
         waiting += [outer for body in bodies for outer in sorted(captured(body))]
-    return names or [tensor.name for tensor in graph.outputs if tensor.name in produced]
+    return entries, smooth
+
+
+def _sliced(values: np.ndarray, lost: Mapping[int, np.ndarray]) -> np.ndarray:
+    return take(values, lost) if lost else values
 
 
 def is_float(element_type: int) -> bool:
@@ -132,7 +164,9 @@ def _open_sliced(model: onnx.ModelProto, options: SessionOptions) -> Session:
         ) from error
 
 
-def _difference(name: str, expected: np.ndarray, found: np.ndarray) -> ProofResult:
+def _difference(name: str, expected: np.ndarray, found: np.ndarray, floor: float) -> ProofResult:
+    if not isinstance(expected, np.ndarray):
+        return ProofResult(0.0, 0.0, TOLERANCE, name, 0)  # a sequence or a map
     limit = TOLERANCE_HALF if expected.dtype == np.float16 else TOLERANCE
     if expected.shape != found.shape:
         return ProofResult(np.inf, np.inf, limit, name, 0)
@@ -144,5 +178,5 @@ def _difference(name: str, expected: np.ndarray, found: np.ndarray) -> ProofResu
         apart = np.where(same, 0.0, np.abs(expected - found))
     largest = float(np.max(np.where(np.isnan(apart), np.inf, apart)))
     finite = np.abs(expected[np.isfinite(expected)])
-    scale = float(finite.max()) if finite.size else 1.0
+    scale = max(float(finite.max()) if finite.size else 1.0, floor)
     return ProofResult(largest, largest / scale if scale else largest, limit, name, 0)

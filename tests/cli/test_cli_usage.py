@@ -113,15 +113,15 @@ def test_models_with_nothing_to_prune(command, save):
 @pytest.mark.parametrize(
     ("text", "code", "words"),
     [
-        ("", 4, "cannot be read"),
-        ("hello", 4, "cannot be read"),
-        ("[]", 4, "cannot be read"),
-        ("{}", 4, "cannot be read"),
-        ('{"groups": 5}', 4, "cannot be read"),
+        ("", 2, "holds no plan"),
+        ("hello", 2, "holds no plan"),
+        ("[]", 2, "holds no plan"),
+        ("{}", 2, "holds no plan"),
+        ('{"groups": 5}', 2, "holds no plan"),
         ('{"schema": 99, "groups": []}', 4, "schema"),
         ('{"schema": 1, "groups": [{"name": "q", "units": 8, "removed": [1]}]}', 4, "'q'"),
         ('{"schema": 1, "groups": [{"name": "a", "units": 8, "removed": [1]}]}', 4, "'a'"),
-        ('{"schema": 1, "groups": [{"name": "a", "units": 32, "removed": "x"}]}', 4, "cannot be read"),
+        ('{"schema": 1, "groups": [{"name": "a", "units": 32, "removed": "x"}]}', 2, "holds no plan"),
     ],
 )
 def test_plans_that_are_none(command, small, tmp_path, text, code, words):

@@ -174,6 +174,9 @@ class Builder:
         ]  # fmt: skip
         if self.style.once_in(4) and key in self.shared:
             return self.style.choose(self.shared[key])
+        turned = (shape[::-1], positive)
+        if len(shape) == 2 and turned in self.shared and self.style.once_in(3):
+            return self.emit("Transpose", [self.style.choose(self.shared[turned])], {"perm": [1, 0]})
         rng = np.random.default_rng([zlib.crc32(f"w{self.names}".encode()), *shape])
         values = rng.standard_normal(shape) / math.sqrt(fan_in)
         values = np.abs(values) + 0.5 if positive else values

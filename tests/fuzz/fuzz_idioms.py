@@ -203,6 +203,24 @@ def inner_output(b: Builder, x: Tensor, dice: Dice) -> object:
 
 
 @step
+def overridable(b: Builder, x: Tensor, dice: Dice) -> object:
+    """Lists a stored weight as an input of the graph, so that the caller may give another."""
+    taken = {value.name for value in b.inputs}
+    floats = [t for t in b.stored if t.name[0] == "c" and t.data_type == TensorProto.FLOAT and t.name not in taken]
+    tensor = dice.choose(floats)
+    b.inputs.append(helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, list(tensor.dims)))
+    return tensor
+
+
+@step
+def dead_end(b: Builder, x: Tensor, dice: Dice) -> object:
+    """A product that nothing reads, beside a function that something will."""
+    need(x.rank >= 2 and x.shape[-1] > 0)
+    b.emit("MatMul", [x.name, b.weight((x.shape[-1], 4), x.shape[-1])])
+    return b.keep(b.emit("Relu", [x.name]), x.shape, x.degree)
+
+
+@step
 def branch(b: Builder, x: Tensor, dice: Dice) -> object:
     """An If whose branches read a tensor and a weight from outside."""
     need(x.shape[0] < 0 and x.shape[-1] > 0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import fuzz_idioms  # noqa: F401  (registers its steps)
 import fuzz_newer  # noqa: F401  (registers its steps)
+import fuzz_sequences  # noqa: F401  (registers its steps)
 import numpy as np
 import onnx
 from fuzz_graph import BATCH, MOST_NODES, Builder, Dice, Growth, Step, Tensor, UnfitError
@@ -24,10 +25,12 @@ from onnxprune.score.scores import score
 from onnxprune.surgery.slice import slice_channels
 from onnxprune.validate.proof import prove
 
-STARTS = ("image", "tokens", "flat", "signal", "ids", "bare")
+STARTS = ("image", "tokens", "image", "flat", "image", "signal", "tokens", "ids", "bare")
 INPUTS = {"image": (-1, 3, 6, 6), "tokens": (-1, 4, 8), "flat": (-1, 10), "signal": (-1, 4, 9), "bare": (-1, 4, 6, 6)}
 OPSETS = (17, 13, 11, 18, 20, 21, 23)
-COMMON = ["conv", "linear", "residual", "merge", "reshape", "transpose", "concat"]
+COMMON = ("conv", "linear", "residual", "merge", "reshape", "transpose", "concat")
+SPECIAL = ("pixels", "other_norm", "depthwise", "group_conv", "pick", "stretch", "split", "cut")
+KINDS = (*sorted(STEPS), *COMMON, *COMMON, *SPECIAL)
 OPTIONS = SessionOptions(threads=1, optimize=False)
 
 
@@ -46,12 +49,9 @@ class Statistics:
 
 def growths(most_steps: int = 14) -> st.SearchStrategy[Growth]:
     """Draws the steps of a graph."""
-    kinds = sorted(STEPS) + COMMON * 2
-    steps = st.builds(Step, st.sampled_from(kinds), st.integers(0, 2**24 - 1), st.integers(0, 2**12 - 1))
-    lists = st.integers(2, most_steps).flatmap(lambda count: st.lists(steps, min_size=count, max_size=count))
-    return st.builds(
-        Growth, st.sampled_from(OPSETS), st.sampled_from(STARTS[:-1] * 2 + STARTS[-1:]), st.booleans(), lists.map(tuple)
-    )
+    steps = st.builds(Step, st.sampled_from(KINDS), st.integers(0, 2**24 - 1), st.integers(0, 2**12 - 1))
+    lists = st.integers(1, most_steps).flatmap(lambda count: st.lists(steps, min_size=count, max_size=count))
+    return st.builds(Growth, st.sampled_from(OPSETS), st.sampled_from(STARTS), st.booleans(), lists.map(tuple))
 
 
 def grow(growth: Growth) -> onnx.ModelProto:
@@ -70,10 +70,11 @@ def _start(b: Builder, start: str) -> None:
         return
     shape = INPUTS[start]
     x = b.keep(b.graph_input(shape), shape)
-    if start in ("image", "signal"):
-        STEPS["conv"](b, x, Dice(3))
-    elif start != "bare":
-        STEPS["linear"](b, x, Dice(2))
+    if start != "bare":
+        kind = "conv" if start in ("image", "signal") else "linear"
+        STEPS[kind](b, x, Dice(3 if kind == "conv" else 2))
+        STEPS["activation"](b, b.pool[-1], Dice(0))
+        STEPS[kind](b, b.pool[-1], Dice(2))
 
 
 def _take(b: Builder, step: Step) -> None:
@@ -185,7 +186,7 @@ def _seed(growth: Growth) -> int:
 
 
 def _random_removals(growth: Growth, channels: Channels) -> dict[str, list[int]]:
-    """Chooses units of some groups, never all of one; every block of a balanced group keeps as many."""
+    """Chooses units of some groups, never all of one."""
     rng = np.random.default_rng(_seed(growth))
     chosen = {}
     for group in channels.prunable:

@@ -1,10 +1,10 @@
 """Construction steps that compute: convolutions, products, normalizations, functions, pools, reductions, attention."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-from fuzz_graph import Builder, Dice, Shape, Tensor, UnfitError
+from fuzz_graph import Builder, Dice, Tensor, UnfitError
 from onnx import TensorProto
 
 GrowStep = Callable[[Builder, Tensor, Dice], object]
@@ -393,11 +393,3 @@ def residual(b: Builder, x: Tensor, dice: Dice) -> object:
         inner = b.emit("Relu", [b.emit("Add", [inner, b.vector(width)])])
         y = b.emit("MatMul", [inner, b.weight((width, x.shape[-1]), width)])
     return b.keep(b.emit("Add", [x.name, y]), x.shape, x.degree)
-
-
-def shapes_like(shape: Shape) -> Sequence[Shape]:
-    """Shapes of stored tensors that broadcast to a shape."""
-    static = [size if size > 0 else 1 for size in shape]
-    last = tuple(static[-1:])
-    second = (static[1], *[1] * (len(shape) - 2)) if len(shape) > 2 else last
-    return (second, last, (1, *second), tuple(static[1:]), (1,), (), tuple(static))

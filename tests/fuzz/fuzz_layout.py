@@ -1,10 +1,11 @@
 """Construction steps that rearrange, join and cut, and the larger patterns made of them."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
-from fuzz_graph import Builder, Dice, Tensor
-from fuzz_layers import biased, divisors, need, need_space, shapes_like, step
+from fuzz_graph import Builder, Dice, Shape, Tensor
+from fuzz_layers import biased, divisors, need, need_space, step
 from onnx import TensorProto, helper
 
 LAST = 2**63 - 1
@@ -35,11 +36,19 @@ def _stretches(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
 @step
 def with_stored(b: Builder, x: Tensor, dice: Dice) -> object:
     """Add, Mul, ... with a stored tensor of any shape that broadcasts."""
-    shape = dice.choose(shapes_like(x.shape))
+    shape = dice.choose(_shapes_like(x.shape))
     op = dice.choose(("Add", "Mul", "Sub", "Max", "Div"))
     w = b.weight(shape, positive=op == "Div")
     pair = [x.name, w] if op == "Div" or not dice.once_in(2) else [w, x.name]
     return b.keep(b.emit(op, pair), x.shape, x.degree)
+
+
+def _shapes_like(shape: Shape) -> Sequence[Shape]:
+    """Shapes of stored tensors that broadcast to a shape."""
+    static = [size if size > 0 else 1 for size in shape]
+    last = tuple(static[-1:])
+    second = (static[1], *[1] * (len(shape) - 2)) if len(shape) > 2 else last
+    return (second, last, (1, *second), tuple(static[1:]), (1,), (), tuple(static))
 
 
 @step
@@ -302,76 +311,6 @@ def gated(b: Builder, x: Tensor, dice: Dice) -> object:
     value, gate = b.split(both, [width, width], dice.choose((-1, x.rank - 1)), implied=dice.once_in(2))
     y = b.emit("Mul", [value, b.emit("Sigmoid", [gate])])
     return b.keep(y, (*x.shape[:-1], width), x.degree)
-
-
-@step
-def attention(b: Builder, x: Tensor, dice: Dice) -> object:
-    """Attention over [N, T, D]: separate, fused or grouped; shapes stored or computed."""
-    need(x.rank == 3 and x.shape[0] < 0 and 1 < x.shape[1] <= 16 and x.shape[2] > 0)
-    heads, size, width = dice.choose((2, 3, 4)), dice.choose((2, 3)), x.shape[2]
-    q, k, v = _fused(b, x, heads, size, dice) if dice.once_in(3) else _separate(b, x, heads, size, dice)
-    scores = b.emit("MatMul", [q, b.emit("Transpose", [k], {"perm": [0, 1, 3, 2]})])
-    if dice.once_in(2):
-        scores = b.emit("Mul", [scores, b.scalar(1 / math.sqrt(size))])
-    weights = b.emit("Softmax", [scores], {"axis": -1 if b.opset >= 13 else 3})
-    mixed = b.emit("Transpose", [b.emit("MatMul", [weights, v])], {"perm": [0, 2, 1, 3]})
-    joined = b.reshape(Tensor(mixed, (*x.shape[:2], heads, size)), (*x.shape[:2], heads * size), dice)
-    y = b.emit("MatMul", [joined.name, b.weight((heads * size, width), heads * size)])
-    return b.keep(b.emit("Add", [x.name, y]), x.shape, x.degree)
-
-
-def _separate(b: Builder, x: Tensor, heads: int, size: int, dice: Dice) -> tuple[str, str, str]:
-    kept = heads // 2 if heads % 2 == 0 and dice.once_in(3) else heads
-    parts = []
-    for count in (heads, kept, kept):
-        y = b.emit("MatMul", [x.name, b.weight((x.shape[2], count * size), x.shape[2])])
-        rows = b.reshape(Tensor(y, (*x.shape[:2], count * size)), (*x.shape[:2], count, size), dice)
-        name = b.emit("Transpose", [rows.name], {"perm": [0, 2, 1, 3]})
-        if count != heads:
-            name = _repeated(b, Tensor(name, (x.shape[0], count, x.shape[1], size)), heads // count, dice)
-        parts.append(name)
-    return parts[0], parts[1], parts[2]
-
-
-def _repeated(b: Builder, x: Tensor, times: int, dice: Dice) -> str:
-    """Repeats every head for the queries of its group."""
-    batch, heads, length, size = x.shape
-    y = b.squeeze("Unsqueeze", x.name, [2])
-    wide = b.emit("Expand", [y, b.ints(1, 1, times, 1, 1)])
-    return b.reshape(Tensor(wide, (batch, heads, times, length, size)), (batch, heads * times, length, size), dice).name
-
-
-def _fused(b: Builder, x: Tensor, heads: int, size: int, dice: Dice) -> tuple[str, str, str]:
-    y = b.emit("MatMul", [x.name, b.weight((x.shape[2], 3 * heads * size), x.shape[2])])
-    y = b.emit("Add", [y, b.vector(3 * heads * size)])
-    rows = b.reshape(Tensor(y, (*x.shape[:2], 3 * heads * size)), (*x.shape[:2], 3, heads, size), dice)
-    name = b.emit("Transpose", [rows.name], {"perm": [2, 0, 3, 1, 4]})
-    if dice.once_in(2):
-        parts = [b.squeeze("Squeeze", part, [0]) for part in b.split(name, [1, 1, 1], 0, implied=dice.once_in(2))]
-    else:
-        places = [b.constant(np.array(place, np.int64), "i") for place in range(3)]
-        parts = [b.emit("Gather", [name, place], {"axis": 0}) for place in places]
-    return parts[0], parts[1], parts[2]
-
-
-@step
-def recurrent(b: Builder, x: Tensor, dice: Dice) -> object:
-    """LSTM, GRU or RNN over [N, T, D], one way or both."""
-    need(x.rank == 3 and x.shape[0] < 0 and 0 < x.shape[1] <= 16 and x.shape[2] > 0)
-    op, gates = dice.choose((("LSTM", 4), ("GRU", 3), ("RNN", 1)))
-    hidden, ways = dice.choose((3, 4)), dice.choose((1, 1, 2))
-    rows = gates * hidden
-    w = [b.weight((ways, rows, x.shape[2]), x.shape[2]), b.weight((ways, rows, hidden), hidden)]
-    bias = [b.weight((ways, 2 * rows), 4)] if dice.once_in(2) else []
-    attributes = {"hidden_size": hidden} | ({"direction": "bidirectional"} if ways == 2 else {})
-    turned = b.emit("Transpose", [x.name], {"perm": [1, 0, 2]})
-    y = b.emit(op, [turned, *w, *bias], attributes)
-    if ways == 1:
-        y = b.emit("Transpose", [b.squeeze("Squeeze", y, [1])], {"perm": [1, 0, 2]})
-        return b.keep(y, (*x.shape[:2], hidden))
-    y = b.emit("Transpose", [y], {"perm": [2, 0, 1, 3]})
-    joined = b.reshape(Tensor(y, (*x.shape[:2], ways, hidden)), (*x.shape[:2], ways * hidden), dice)
-    return b.keep(joined.name, joined.shape)
 
 
 @step

@@ -25,7 +25,6 @@ from onnxprune.report.schema import (
     Sparsity,
 )
 
-
 LINKS = (LinkRow("conv", "Conv", "writes", ("conv.weight[0]", "y[1]")),)
 
 
