@@ -41,9 +41,9 @@ lint: $(READY) ## Check style and types
 	$(BIN)/mypy
 
 bench: $(READY) $(ZOO) ## Measure what is covered, how fast the engine is, and how fast its results are
-	$(BIN)/python bench/coverage.py
-	$(BIN)/python bench/speed.py
-	$(BIN)/python bench/latency.py
+	$(BIN)/python bench/coverage.py --save
+	$(BIN)/python bench/speed.py --save
+	$(BIN)/python bench/latency.py --save
 
 models: $(READY) ## Train the models in models/ again (needs PyTorch and Fashion-MNIST; see models/README.md)
 	$(INSTALL) --editable ".[dev,train]"

@@ -1,11 +1,13 @@
 """The real models that tests and benchmarks run over: those of this repository, of installed packages, of a folder.
 
-Packages with models are optional (``make models`` installs them); a folder of further models can be named in the
+Packages with models are optional (``make test`` installs them); a folder of further models can be named in the
 environment variable ``ONNXPRUNE_ZOO``.
 """
 
+import datetime
 import importlib.util
 import os
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +75,20 @@ def with_random_weights(path: Path, seed: int = 0) -> onnx.ModelProto:
     del model.graph.node[:]
     model.graph.node.extend(kept)
     return model
+
+
+def keep(name: str, table: str) -> None:
+    """Writes the last table of a benchmark into bench/results/, with the machine it was made on."""
+    from onnxprune.runtime.session import environment
+
+    found = environment()
+    machine = (
+        f"{found['cpu']}, {found['threads']} cores, ONNX Runtime {found['onnxruntime']}, onnx {found['onnx']}, "
+        f"Python {platform.python_version()}, {datetime.date.today()}\n"
+    )
+    folder = ROOT / "bench" / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.txt").write_text(machine + table)
 
 
 def _file(path: Path, package: str | None = None) -> Entry:

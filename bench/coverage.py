@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from collection import Entry, collection
+from collection import Entry, collection, keep
 
 from onnxprune.channels.groups import Channels, analyze
 from onnxprune.commands.inputs import choose_inputs
@@ -98,7 +98,7 @@ def main() -> int:
         lines += [line, *reasons]
         print("\n".join([line, *reasons]), flush=True)
     if options.save:
-        (Path(__file__).parent / "results" / "coverage.txt").write_text("\n".join(lines) + "\n")
+        keep("coverage", "\n".join(lines) + "\n")
     return 0 if good else 1
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from collection import Entry, collection
+from collection import Entry, collection, keep
 
 import onnxprune
 from onnxprune.errors import OnnxPruneError, PlanError
@@ -61,7 +61,7 @@ def main() -> int:
         lines.append(line)
         print(line, flush=True)
     if options.save:
-        (Path(__file__).parent / "results" / "latency.txt").write_text("\n".join(lines) + "\n")
+        keep("latency", "\n".join(lines) + "\n")
     return 0 if good else 1
 
 

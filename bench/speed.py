@@ -22,6 +22,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from collection import keep
+
 from onnxprune.channels.groups import analyze
 from onnxprune.model.io import load
 from onnxprune.plan.plan import plan
@@ -224,7 +228,7 @@ def main() -> None:
             )
             print(lines[-1], flush=True)
     if options.save:
-        (Path(__file__).parent / "results" / "speed.txt").write_text("\n".join(lines) + "\n")
+        keep("speed", "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -55,6 +55,8 @@ from onnxprune.validate.proof import prove
 
 OPTIONS = SessionOptions(threads=1)
 
+ENDS = (".onnx", ".refused")
+
 OPSETS = {"torchscript": (13, 17, 18, 20), "dynamo": (18, 20)}
 """The newer exporter writes opset 18 and later only."""
 
@@ -66,7 +68,7 @@ class Settings:
     seeds: int
     ratios: tuple[float, ...]
     cache: Path
-    torch_pruning: bool
+    torch_pruning: str
     limit_s: int
     reasons: int
 
@@ -140,7 +142,8 @@ def _judge(architecture: Architecture, target: Target, path: Path, settings: Set
     removed, seconds = _half(model, channels, inputs)
     worst, verdict = _prove_all(channels, inputs, settings)
     units = sum(group.units for group in channels.prunable)
-    theirs = torch_pruning_share(architecture, settings.cache) if settings.torch_pruning else "-"
+    asked = settings.torch_pruning and re.search(settings.torch_pruning, architecture.name)
+    theirs = torch_pruning_share(architecture, settings.cache) if asked else "-"
     text = (
         f"{len(channels.prunable):>5} {units:>6} {_share(removed)} {_share(wide)} {theirs:>13} {worst:>8.1e} "
         f"{analysed:>5.2f} {analysed + seconds:>5.2f}"
@@ -228,8 +231,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ratios", default="0.3,0.5,0.7")
     parser.add_argument("--cache", type=Path, help="folder that keeps the exports")
-    parser.add_argument("--cached", action="store_true", help="only files that the folder holds")
-    parser.add_argument("--torch-pruning", action="store_true")
+    parser.add_argument("--cached", action="store_true", help="only exports that were tried before")
+    parser.add_argument("--torch-pruning", default="", help="compare the names that this regular expression finds")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--limit", type=int, default=300, help="seconds for one row")
     parser.add_argument("--reasons", type=int, default=6, help="reasons to print below a row")
@@ -255,7 +258,7 @@ def main() -> int:
         ratios = tuple(float(ratio) for ratio in options.ratios.split(","))
         settings = Settings(options.seeds, ratios, cache, options.torch_pruning, options.limit, options.reasons)
         if options.cached:
-            jobs = [(name, target) for name, target in jobs if cached(name, target, cache).exists()]
+            jobs = [job for job in jobs if any(cached(*job, cache).with_suffix(end).exists() for end in ENDS)]
         return _table(jobs, settings, options.jobs, options.save)
 
 

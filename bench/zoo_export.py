@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from zoo_network import Architecture, Network, fill, settle
 
-PATIENCE = 60
+PATIENCE = 40
 """Seconds that Torch-Pruning gets for one network."""
 
 logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -106,7 +107,43 @@ def _call(network: Network, target: Target, path: Path, dynamo: bool, batch: boo
         )
         return
     axes = {name: {0: "batch"} for name in network.names} if batch else None
-    torch.onnx.export(network.module, network.inputs, str(path), dynamic_axes=axes, **common)
+    with _plain_attention() if target.opset < 14 else contextlib.nullcontext():
+        torch.onnx.export(network.module, network.inputs, str(path), dynamic_axes=axes, **common)
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention in its parts: exporters have no form of the fused function before opset 14."""
+    fused = functional.scaled_dot_product_attention
+    functional.scaled_dot_product_attention = _attention
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = fused
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    if enable_gqa:
+        repeats = query.size(-3) // key.size(-3)
+        key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
+    weights = query @ key.transpose(-2, -1) * (query.size(-1) ** -0.5 if scale is None else scale)
+    if is_causal:
+        allowed = torch.ones(query.size(-2), key.size(-2), dtype=torch.bool).tril()
+        weights = weights.masked_fill(~allowed, float("-inf"))
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        weights = weights.masked_fill(~attn_mask, torch.finfo(weights.dtype).min)
+    elif attn_mask is not None:
+        weights = weights + attn_mask
+    return weights.softmax(-1) @ value
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from onnxprune.channels.explain import links
 from onnxprune.channels.groups import analyze
+from onnxprune.commands.slim import uncounted
 from onnxprune.commands.stopwatch import Stopwatch
 from onnxprune.data.random import choose_shapes
 from onnxprune.errors import ModelError
@@ -56,6 +57,6 @@ def inspect(
         before=describe_side(proto, total, path),
         groups=group_rows(channels, {}, links(channels)),
         nodes=node_rows((total, total), ({}, {})),
-        warnings=() if channels.prunable else (why_nothing(channels),),
+        warnings=uncounted(total) + (() if channels.prunable else (why_nothing(channels),)),
         seconds=watch.total(),
     )

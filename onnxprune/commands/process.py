@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.errors import ModelError, OnnxPruneError, OutputError, SurgeryError, UsageError
+from onnxprune.errors import ModelError, OnnxPruneError, OutputError, ProviderError, SurgeryError, UsageError
 
 if TYPE_CHECKING:
     from onnxprune.slim import Progress
@@ -109,6 +109,9 @@ def explain(error: BaseException, context: Mapping[str, Any]) -> int:
         code, message = UsageError.exit_code, usage(error)
     elif isinstance(error, OnnxPruneError):
         code, message = error.exit_code, str(error)
+    elif isinstance(error, ImportError) and "onnxruntime" in str(error):
+        message = f"ONNX Runtime cannot be loaded ({error}): install onnxruntime-gpu, or onnxruntime"
+        code = ProviderError.exit_code
     elif isinstance(error, MemoryError):
         message = "there is not enough memory: close other programs or take a smaller model"
         code = ModelError.exit_code

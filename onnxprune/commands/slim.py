@@ -28,7 +28,8 @@ from onnxprune.report.schema import Proof, Ratios, Report, Side
 from onnxprune.runtime.session import Session, SessionOptions, open_session
 from onnxprune.score.scores import score
 from onnxprune.slim import Progress, Recipe, Result
-from onnxprune.surgery.slice import Removals, slice_channels
+from onnxprune.surgery.gone import Removals
+from onnxprune.surgery.slice import slice_channels
 from onnxprune.validate.proof import prove
 
 
@@ -162,10 +163,17 @@ def build_report(work: Work, seconds: dict[str, float]) -> Report:
         proof=proof,
         groups=group_rows(work.channels, work.removals),
         nodes=node_rows(work.costs, evidence.per_node),
-        warnings=inputs.notes + _warnings(sides, evidence, proof),
+        warnings=inputs.notes + uncounted(work.costs[0]) + _warnings(sides, evidence, proof),
         seconds=seconds,
         latency_samples=evidence.times,
     )
+
+
+def uncounted(total: Cost) -> tuple[str, ...]:
+    """Returns a note where multiply-accumulates could not be counted."""
+    if not total.uncounted:
+        return ()
+    return (f"MACs are unknown: {total.uncounted} nodes that multiply have unknown shapes; try --input-shape",)
 
 
 def _warnings(sides: list[Side], evidence: Evidence, proof: Proof) -> tuple[str, ...]:

@@ -24,13 +24,17 @@ class NodeCost:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Totals: stored floating-point numbers, those that are not zero, multiply-accumulates for one sample, nodes."""
+    """Totals: stored floating-point numbers, those that are not zero, multiply-accumulates for one sample, nodes.
+
+    ``uncounted`` is the number of nodes that multiply but whose shapes are unknown.
+    """
 
     parameters: int
     nonzero_parameters: int
     macs: int
     nodes: int
     per_node: tuple[NodeCost, ...]
+    uncounted: int = 0
 
 
 def cost(graph: gs.Graph, sizes: Mapping[str, Shape] | None = None, shapes: Shapes | None = None) -> Cost:
@@ -48,6 +52,7 @@ def cost(graph: gs.Graph, sizes: Mapping[str, Shape] | None = None, shapes: Shap
         parameters += values.size
         nonzero += int(np.count_nonzero(values))
     per_node = []
+    uncounted = 0
     for node in graph.nodes:
         if node.op == "Constant":
             continue
@@ -55,9 +60,10 @@ def cost(graph: gs.Graph, sizes: Mapping[str, Shape] | None = None, shapes: Shap
         view = shapes.view(node, opset_of(graph, node.domain)) if rule is not None else None
         known = view is not None and all(value is not None for value in (*view.inputs[:2], *view.outputs[:1]))
         macs = _counted(rule, view) if rule is not None and view is not None and known else 0
+        uncounted += rule is not None and not known
         owned = sum(weights.get(tensor.name, 0) for tensor in node.inputs)
         per_node.append(NodeCost(node_name(node), node.op, macs // batch, owned))
-    return Cost(parameters, nonzero, sum(item.macs for item in per_node), len(graph.nodes), tuple(per_node))
+    return Cost(parameters, nonzero, sum(item.macs for item in per_node), len(graph.nodes), tuple(per_node), uncounted)
 
 
 def _counted(rule: MacRule, view: NodeView) -> int:
@@ -68,12 +74,16 @@ def _counted(rule: MacRule, view: NodeView) -> int:
 
 
 def batch_of(graph: gs.Graph, shapes: Shapes) -> int:
-    """Returns how many samples the shapes stand for: the first axis of the inputs that leave it free, if they agree."""
-    sizes = {
-        shapes.shapes[tensor.name][0]
-        for tensor in graph.inputs
-        if tensor.shape and not isinstance(tensor.shape[0], int) and tensor.name in shapes.shapes
-    }
+    """Returns how many samples the shapes stand for: the first axis of the inputs, or of those that free it."""
+    free: set[int] = set()
+    every: set[int] = set()
+    for tensor in graph.inputs:
+        shape = shapes.shapes.get(tensor.name)
+        if tensor.shape and shape:
+            every.add(shape[0])
+            if not isinstance(tensor.shape[0], int):
+                free.add(shape[0])
+    sizes = free or every
     return max(sizes.pop(), 1) if len(sizes) == 1 else 1
 
 

@@ -24,8 +24,14 @@ LARGEST_FOLD = 2**24
 """Elements up to which a stored result is computed."""
 
 
-SCATTERS = {"ScatterElements", "ScatterND"}
-"""Operators whose channel rules cannot say much: where the updates go is data."""
+FOLDED = {
+    "BatchNormalization", "InstanceNormalization", "LayerNormalization", "ReduceL1", "ReduceL2", "ReduceMax",
+    "ReduceMean", "ReduceMin", "ReduceSum", "ReduceSumSquare", "ScatterElements", "ScatterND",
+}  # fmt: skip
+"""Operators that are computed although they have a channel rule: over stored tensors, it would only freeze (statistics
+of standardized weights, zeros scattered into a bias)."""
+
+MOVES = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 def normalize(graph: gs.Graph, shapes: Shapes) -> bool:
@@ -123,8 +129,8 @@ def _fold(graph: gs.Graph, shapes: Shapes) -> bool:
     dropped: set[int] = set()
     for node in graph.nodes:
         knowledge = operator(node.op, node.domain)
-        known = (knowledge.channels is not None or knowledge.values is not None) and node.op not in SCATTERS
-        values = None if known or len(node.outputs) != 1 else _stored_inputs(node, shapes)
+        known = (knowledge.channels is not None or knowledge.values is not None) and node.op not in FOLDED
+        values = None if known or len(node.outputs) != 1 else _stored_inputs(graph, node, shapes)
         has_body = any(isinstance(value, gs.Graph) for value in node.attrs.values())
         if values is None or has_body or node.outputs[0].name in outputs:
             continue
@@ -140,22 +146,30 @@ def _fold(graph: gs.Graph, shapes: Shapes) -> bool:
         shapes.values[tensor.name] = result
         shapes.stored.add(tensor.name)
         dropped.add(id(node))
+        _drop_unread(list(node.inputs), outputs, dropped)
     _remove(graph, dropped)
     return bool(dropped)
 
 
-def _stored_inputs(node: gs.Node, shapes: Shapes) -> list[NDArray[np.generic]] | None:
-    values = []
-    for tensor in node.inputs:
-        value = shapes.values[tensor.name] if tensor.name in shapes.stored else None
-        if isinstance(tensor, gs.Constant):
-            value = read_values(tensor)
-        if value is None and tensor.inputs:
-            value = stored_tensor(tensor.inputs[0])
-        if value is None:
-            return None
-        values.append(value)
-    return values if values and sum(value.size for value in values) <= LARGEST_FOLD else None
+def _stored_inputs(graph: gs.Graph, node: gs.Node, shapes: Shapes) -> list[NDArray[np.generic]] | None:
+    values = [_stored_value(graph, tensor, shapes) for tensor in node.inputs]
+    found = [value for value in values if value is not None]
+    return found if found and len(found) == len(values) and sum(v.size for v in found) <= LARGEST_FOLD else None
+
+
+def _stored_value(graph: gs.Graph, tensor: gs.Tensor, shapes: Shapes) -> NDArray[np.generic] | None:
+    """Returns the content of a tensor that comes from the file alone, if need be through operators that only move it."""
+    if isinstance(tensor, gs.Constant):
+        return read_values(tensor)
+    if tensor.name in shapes.stored:
+        return shapes.values[tensor.name]
+    if not tensor.inputs:
+        return None
+    producer = tensor.inputs[0]
+    if producer.op == "Constant":
+        return stored_tensor(producer)
+    values = _stored_inputs(graph, producer, shapes) if producer.op in MOVES else None
+    return None if values is None else _computed(graph, producer, values)
 
 
 def _computed(graph: gs.Graph, node: gs.Node, values: list[NDArray[np.generic]]) -> NDArray[np.generic] | None:

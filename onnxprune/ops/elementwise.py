@@ -108,6 +108,17 @@ def cast_value(node: NodeView, inputs: list[Array]) -> list[Array]:
     return [inputs[0].astype(tensor_dtype_to_np_dtype(target) if isinstance(target, int) else target)]
 
 
+@value_rule("Clip")
+def clip_value(node: NodeView, inputs: list[Array]) -> list[Array]:
+    """Bounded values; either bound may be missing."""
+    bounds = [node.attribute("min"), node.attribute("max")]
+    present = iter(inputs[1:])
+    for place, value in enumerate(node.inputs[1:3]):
+        if value is not None:
+            bounds[place] = next(present)
+    return [np.asarray(np.clip(inputs[0], *bounds), inputs[0].dtype)]
+
+
 @value_rule("Where")
 def where_value(node: NodeView, inputs: list[Array]) -> list[Array]:
     """A choice element by element."""

@@ -36,7 +36,7 @@ def describe_side(
         sha256=checksum,
         parameters=total.parameters if total else None,
         nonzero_parameters=total.nonzero_parameters if total else None,
-        macs=total.macs if total else None,
+        macs=total.macs if total and not total.uncounted else None,
         bytes=size,
         nodes=total.nodes if total else None,
         latency_ms=latency,

@@ -7,7 +7,7 @@ from onnx import helper
 from onnxprune.channels.groups import Channels
 from onnxprune.model.io import Graph, read_values
 from onnxprune.model.shapes import opset_of
-from onnxprune.surgery.slice import Gone, Removals
+from onnxprune.surgery.gone import Gone, Removals
 
 
 def silence(channels: Channels, removals: Removals) -> Graph:

@@ -18,7 +18,7 @@ from onnxprune.model.graph import captured
 from onnxprune.model.io import Graph, to_proto
 from onnxprune.runtime.session import Session, SessionOptions, open_session
 from onnxprune.surgery.gates import silence
-from onnxprune.surgery.slice import Gone, Removals, take
+from onnxprune.surgery.gone import Gone, Removals, take
 
 TOLERANCE = 1e-4
 TOLERANCE_HALF = 1e-2

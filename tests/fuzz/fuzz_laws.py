@@ -29,7 +29,7 @@ STARTS = ("image", "tokens", "image", "flat", "image", "signal", "tokens", "ids"
 INPUTS = {"image": (-1, 3, 6, 6), "tokens": (-1, 4, 8), "flat": (-1, 10), "signal": (-1, 4, 9), "bare": (-1, 4, 6, 6)}
 OPSETS = (17, 13, 11, 18, 20, 21, 23)
 COMMON = ("conv", "linear", "residual", "merge", "reshape", "transpose", "concat")
-SPECIAL = ("pixels", "other_norm", "depthwise", "group_conv", "pick", "stretch", "split", "cut")
+SPECIAL = ("pixels", "other_norm", "depthwise", "group_conv", "pick", "stretch", "split", "cut", "quantized")
 KINDS = (*sorted(STEPS), *COMMON, *COMMON, *SPECIAL)
 OPTIONS = SessionOptions(threads=1, optimize=False)
 

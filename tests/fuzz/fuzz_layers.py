@@ -303,7 +303,10 @@ def other_norm(b: Builder, x: Tensor, dice: Dice) -> object:
         name = b.emit("LRN", [x.name], {"size": 3, "alpha": 0.5})
     elif kind == 1:
         need_space(x, 4)
-        name = b.emit("MeanVarianceNormalization", [x.name], {"axes": dice.choose(([0, 2, 3], [2, 3], [1]))})
+        axes = dice.choose(([0, 2, 3], [2, 3], [1]))
+        need(math.prod(x.shape[axis] for axis in axes if axis) > 1)
+        spread = b.emit("Add", [x.name, b.weight(x.shape[1:])])  # no epsilon: nothing may be constant
+        name = b.emit("MeanVarianceNormalization", [spread], {"axes": axes})
     elif kind == 2:
         axis = dice.choose([dim for dim, size in enumerate(x.shape) if size > 1])
         shifted = b.emit("Add", [b.emit("Abs", [x.name]), b.scalar(0.1)])

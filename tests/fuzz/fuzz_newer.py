@@ -143,3 +143,12 @@ def perceptron(b: Builder, x: Tensor, dice: Dice) -> object:
         up = b.emit("Mul", [up, b.emit("Add", [b.emit("Erf", [half]), b.scalar(1.0)])])
     down = b.emit("MatMul", [up, b.weight((inner, width), inner)])
     return b.keep(b.emit("Add", [x.name, down]), x.shape, x.degree + 1)
+
+
+@step
+def quantized(b: Builder, x: Tensor, dice: Dice) -> object:
+    """A product with a weight that is stored in 8 bits, with one scale for each output or each input."""
+    need(x.rank >= 2 and x.shape[-1] > 0)
+    width = dice.choose((6, 8, 4))
+    w = b.quantized((x.shape[-1], width), dice.choose((1, 0)), x.shape[-1])
+    return b.keep(b.emit("MatMul", [x.name, w]), (*x.shape[:-1], width), x.degree)
