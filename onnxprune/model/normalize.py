@@ -130,7 +130,8 @@ def _fold(graph: gs.Graph, shapes: Shapes) -> bool:
     for node in graph.nodes:
         knowledge = operator(node.op, node.domain)
         known = (knowledge.channels is not None or knowledge.values is not None) and node.op not in FOLDED
-        values = None if known or len(node.outputs) != 1 else _stored_inputs(graph, node, shapes)
+        several = any(tensor.outputs or tensor.name in outputs for tensor in node.outputs[1:])
+        values = None if known or several or not node.outputs else _stored_inputs(graph, node, shapes)
         has_body = any(isinstance(value, gs.Graph) for value in node.attrs.values())
         if values is None or has_body or node.outputs[0].name in outputs:
             continue
@@ -158,7 +159,7 @@ def _stored_inputs(graph: gs.Graph, node: gs.Node, shapes: Shapes) -> list[NDArr
 
 
 def _stored_value(graph: gs.Graph, tensor: gs.Tensor, shapes: Shapes) -> NDArray[np.generic] | None:
-    """Returns the content of a tensor that comes from the file alone, if need be through operators that only move it."""
+    """Returns the content of a tensor that comes from the file alone, also through operators that only move it."""
     if isinstance(tensor, gs.Constant):
         return read_values(tensor)
     if tensor.name in shapes.stored:
