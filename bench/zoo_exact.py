@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -12,25 +12,41 @@ from onnx.reference import ReferenceEvaluator
 from onnxprune.channels.groups import Channels
 from onnxprune.model.io import to_proto
 from onnxprune.surgery.gates import silence
-from onnxprune.surgery.slice import Removals, slice_channels
+from onnxprune.surgery.slice import Gone, Removals, slice_channels, take
 
 LIMIT = 1e-9
 
 
-def exact_difference(channels: Channels, removals: Removals, feed: Mapping[str, np.ndarray]) -> float:
-    """Returns the largest relative difference between the outputs of the masked and of the sliced model in float64."""
-    wide = {k: v.astype(np.float64) if v.dtype == np.float32 else v for k, v in feed.items()}
-    graphs = (silence(channels, removals), slice_channels(channels, removals))
-    first, second = (ReferenceEvaluator(_doubled(to_proto(graph))).run(None, wide) for graph in graphs)
-    return max(
-        float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30))
-        for a, b in zip(first, second, strict=True)
-        if np.issubdtype(a.dtype, np.floating)
-    )
+def exact_difference(
+    channels: Channels, removals: Removals, feeds: Iterable[Mapping[str, np.ndarray]], tensor: str
+) -> float:
+    """Returns the largest relative difference in float64, over all feeds, at all outputs and at the given tensor.
+
+    The tensor is the one at which the proof failed in float32, so that both look at the same place. It is infinite
+    or not a number where float64 has no finite answer.
+    """
+    gone = Gone(channels, removals)
+    models = [to_proto(silence(channels, removals)), to_proto(slice_channels(channels, removals))]
+    names = list(dict.fromkeys([*(output.name for output in models[0].graph.output), tensor]))
+    evaluators = [ReferenceEvaluator(_doubled(model, names)) for model in models]
+    worst = [0.0]
+    for feed in feeds:
+        wide = {k: v.astype(np.float64) if v.dtype == np.float32 else v for k, v in feed.items()}
+        first, second = (evaluator.run(names, wide) for evaluator in evaluators)
+        for name, masked, sliced in zip(names, first, second, strict=True):
+            expected = take(masked, gone.by_tensor.get(name, {}))
+            if not np.issubdtype(expected.dtype, np.floating) or not expected.size:
+                continue
+            worst.append(float(np.abs(expected - sliced).max() / max(float(np.abs(expected).max()), 1e-30)))
+    return float(np.max(worst))  # unlike max(), keeps what is not a number
 
 
-def _doubled(model: onnx.ModelProto) -> onnx.ModelProto:
+def _doubled(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     model = onnx.ModelProto.FromString(model.SerializeToString())
+    present = {output.name for output in model.graph.output}
+    for name in names:
+        if name not in present:
+            model.graph.output.append(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     for tensor in model.graph.initializer:
         _widen(tensor)
     for node in model.graph.node:
