@@ -181,8 +181,8 @@ def _warnings(sides: list[Side], evidence: Evidence, proof: Proof) -> tuple[str,
     if proof.inexact_groups:
         names = ", ".join(map(repr, proof.inexact_groups[:3])) + (" ..." if len(proof.inexact_groups) > 3 else "")
         notes.append(
-            f"{len(proof.inexact_groups)} groups are inexact, a normalization takes a statistic over their channels, "
-            f"and stand outside the proof: {names}"
+            "a normalization takes a statistic over the channels of inexact groups, "
+            f"which stand outside the proof: {names}"
         )
     if evidence.ratio.slower:
         notes.append("the result is slower than the original on this machine: prune more, or round to another multiple")
