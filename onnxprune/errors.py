@@ -10,12 +10,6 @@ class OnnxPruneError(Exception):
     exit_code = 1
 
 
-class GoalError(OnnxPruneError):
-    """A goal or a comparison was not met."""
-
-    exit_code = 1
-
-
 class UsageError(OnnxPruneError):
     """Options that are unknown, impossible or missing, or an output that is in the way."""
 

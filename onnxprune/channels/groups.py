@@ -5,7 +5,6 @@ The remaining ties relate channels of classes; their connected components are th
 classes equally often are one group. Classes and units both come from ``scipy.sparse.csgraph.connected_components``.
 """
 
-import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -309,9 +308,3 @@ def _name(groups: list[ChannelGroup], producers: dict[str, str]) -> tuple[Channe
 
 def _renamed(group: ChannelGroup, name: str) -> ChannelGroup:
     return replace(group, name=name)
-
-
-def fingerprint(channels: Channels) -> str:
-    """Returns a digest of the structure that plans refer to: group names and numbers of units."""
-    text = "\n".join(f"{group.name}\t{group.units}" for group in channels.groups)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from onnxprune.errors import UsageError
 from onnxprune.model.io import read
 from onnxprune.report.build import describe_side, environment_of
 from onnxprune.report.schema import Latency, LatencyRatio, ModelRow, Ratios, Report
-from onnxprune.runtime.latency import LatencyOptions, measure
-from onnxprune.runtime.session import SessionOptions, open_session
+from onnxprune.runtime.latency import LatencyComparison, LatencyOptions, measure
+from onnxprune.runtime.session import Session, SessionOptions, open_session
 from onnxprune.slim import Progress
 
 
@@ -53,11 +53,11 @@ def bench(
     start = time.perf_counter()
     options = SessionOptions(ep, threads)
     overrides = {name: tuple(int(size) for size in shape) for name, shape in (input_shape or {}).items()}
-    names, sessions, feeds, protos = [], {}, {}, []
+    names, feeds, protos = [], {}, []
+    sessions: dict[str, Session] = {}
     for number, model in enumerate(models):
         proto = read(model, external_root=external_root)[1]
-        path = str(model) if isinstance(model, str | os.PathLike) else f"model {number + 1}"
-        name = path if path not in sessions else f"{path} ({number + 1})"
+        name = _name(model, number, sessions)
         sessions[name] = open_session(proto, options)
         if data is not None:
             feeds[name] = next(load_samples(data, sessions[name].inputs, limit=1024).batches(1))
@@ -67,16 +67,7 @@ def bench(
         names.append(name)
         protos.append(proto)
     timed = measure(sessions, feeds, LatencyOptions(seconds=seconds, seed=seed), progress)
-    rows = []
-    for name in names:
-        ratio = timed.ratios.get(name)
-        rows.append(
-            ModelRow(
-                name,
-                Latency(**timed.latencies[name].to_dict()),
-                LatencyRatio(ratio.median, ratio.low, ratio.high) if ratio is not None else LatencyRatio(),
-            )
-        )
+    rows = [_row(name, timed) for name in names]
     paths = [Path(model) if isinstance(model, str | os.PathLike) else None for model in models]
     sides = [describe_side(protos[i], None, paths[i], rows[i].latency_ms) for i in range(min(2, len(rows)))]
     after = sides[1] if len(sides) > 1 else None
@@ -96,3 +87,14 @@ def bench(
             for label, name in zip(("before", "after"), names, strict=False)
         },
     )
+
+
+def _name(model: object, number: int, taken: Container[str]) -> str:
+    path = str(model) if isinstance(model, str | os.PathLike) else f"model {number + 1}"
+    return path if path not in taken else f"{path} ({number + 1})"
+
+
+def _row(name: str, timed: LatencyComparison) -> ModelRow:
+    ratio = timed.ratios.get(name)
+    against = LatencyRatio(ratio.median, ratio.low, ratio.high) if ratio is not None else LatencyRatio()
+    return ModelRow(name, Latency(**timed.latencies[name].to_dict()), against)

@@ -10,7 +10,7 @@ from onnx_text import model
 
 from onnxprune.channels.collect import collect
 from onnxprune.channels.facts import Axis
-from onnxprune.channels.groups import Channels, analyze, fingerprint
+from onnxprune.channels.groups import Channels, analyze
 from onnxprune.model.io import load
 from onnxprune.model.sizes import infer_shapes
 
@@ -182,7 +182,7 @@ def test_tensors_that_bodies_read_are_frozen() -> None:
     assert group.frozen == "is used inside the body of 'If_1' (If)"
 
 
-def test_names_are_unique_and_the_fingerprint_follows_them() -> None:
+def test_names_are_unique_and_always_the_same() -> None:
     proto = model(
         "x:2,3 w=3,7 v=2,4 u=5,4 s={2,5}",
         "a = MatMul(x, w) l, r = Split<axis=1>(a, s) p = MatMul(l, v) q = MatMul(r, u) y = Add(p, q)",
@@ -190,8 +190,7 @@ def test_names_are_unique_and_the_fingerprint_follows_them() -> None:
     channels = analyze(proto)
     names = [group.name for group in channels.groups]
     assert len(set(names)) == len(names)
-    assert fingerprint(channels) == fingerprint(analyze(proto))
-    assert fingerprint(channels) != fingerprint(analyze(model(*CHAIN)))
+    assert names == [group.name for group in analyze(proto).groups]
 
 
 def _value_info(proto: object, name: str, shape: list[int]) -> object:
