@@ -104,7 +104,7 @@ def render_latencies(report: Report, console: Console) -> None:
     found = report.environment
     threads = f"{found.threads} thread" + ("s" if found.threads != 1 else "")
     _line(console, f"{found.provider}, {threads}, {found.cpu}, ONNX Runtime {found.onnxruntime}", "dim")
-    _notices(report, console)
+    _warnings(report, console)
 
 
 def _work(report: Report, console: Console) -> None:
@@ -160,6 +160,10 @@ def _notices(report: Report, console: Console) -> None:
     for notice in summary.notices(report):
         prefix = "note" if notice.level == "info" else "warning"
         _line(console, f"{prefix}: {notice.text}", _STYLES[notice.level])
+    _warnings(report, console)
+
+
+def _warnings(report: Report, console: Console) -> None:
     for warning in report.warnings:
         _line(console, f"warning: {warning}", "yellow")
 
