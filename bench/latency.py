@@ -25,9 +25,10 @@ def row(entry: Entry, ratio: float, round_to: int | str, threads: int | None) ->
         return f"{entry.name:<48} {error}", True
     report = result.report
     ratios, before, after = report.ratios, report.before.latency_ms, report.after.latency_ms
+    removed = "unknown" if ratios.macs is None else f"{1 - ratios.macs:.1%}"
     return (
         f"{entry.name:<48} {before.median:>9.3f} {after.median:>9.3f} {ratios.latency.median:>7.3f} "
-        f"{ratios.latency.low:>7.3f} {ratios.latency.high:>7.3f} {1 - ratios.macs:>7.1%}"
+        f"{ratios.latency.low:>7.3f} {ratios.latency.high:>7.3f} {removed:>7}"
         f"{'' if result.better else '  SLOWER'}",
         result.better,
     )
