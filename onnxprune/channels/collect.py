@@ -173,12 +173,7 @@ def _record(found: Statements, node: gs.Node, view: NodeView, facts: Iterable[Fa
                 found.regroups.append((left, right))
                 mentioned.update(left, right)
             case Balance():
-                axis = found.number(fact.axis)
-                offsets = None if fact.offsets is None else found.number(fact.offsets)
-                found.balances.append((axis, fact.size, offsets))
-                mentioned.update((axis,) if offsets is None else (axis, offsets))
-                if fact.contracts:
-                    _contract(found, node, fact.axis)
+                _record_balance(found, node, fact, mentioned)
             case Freeze():
                 axis = found.number(fact.axis)
                 mentioned.add(axis)
@@ -189,6 +184,18 @@ def _record(found: Statements, node: gs.Node, view: NodeView, facts: Iterable[Fa
             case Count() | Positions() | Rescale():
                 found.edits.append(Edit(found.position, fact))
     return mentioned
+
+
+def _record_balance(found: Statements, node: gs.Node, fact: Balance, mentioned: set[int]) -> None:
+    axis = found.number(fact.axis)
+    offsets = None if fact.offsets is None else found.number(fact.offsets)
+    mentioned.update((axis,) if offsets is None else (axis, offsets))
+    if fact.size < 1 or found.lengths[axis] % fact.size:
+        found.freeze(axis, f"{node_name(node)!r} ({node.op}) has groups of unequal size")
+        return
+    found.balances.append((axis, fact.size, offsets))
+    if fact.contracts:
+        _contract(found, node, fact.axis)
 
 
 def _record_tie(found: Statements, node: gs.Node, tie: Tie, mentioned: set[int]) -> None:

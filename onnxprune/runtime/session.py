@@ -98,8 +98,11 @@ class Session:
         self._session = native_session
         self.threads = threads
         self.provider: str = native_session.get_providers()[0]
-        self.inputs = tuple(_input_spec(argument) for argument in native_session.get_inputs())
-        self.outputs: tuple[str, ...] = tuple(argument.name for argument in native_session.get_outputs())
+        try:
+            self.inputs = tuple(_input_spec(argument) for argument in native_session.get_inputs())
+            self.outputs: tuple[str, ...] = tuple(argument.name for argument in native_session.get_outputs())
+        except UnicodeDecodeError as error:
+            raise ModelError("an input or output has a name that is not UTF-8: rename it, or export again") from error
         if temporary is not None:
             weakref.finalize(self, shutil.rmtree, temporary, ignore_errors=True)
 

@@ -270,3 +270,8 @@ def _components_by_union(graph: object) -> list[set[tuple[Axis, int]]]:
                 for key in other:
                     component[key] = one
     return list({id(members): members for members in component.values()}.values())
+
+
+def test_a_group_that_does_not_divide_the_channels_freezes_them() -> None:
+    proto = model("x:1,4,5,5 w=6,2,3,3 v=5,6,1,1", "a = Conv<group=3>(x, w) y = Conv(a, v)")
+    assert all(group.frozen for group in analyze(proto).groups if group.units in (4, 6))

@@ -240,3 +240,11 @@ def test_environment_names_versions_and_hardware():
     assert result["threads"] == 3
     assert result["cpu"]
     assert module._version("no-such-package-anywhere") == "0"
+
+
+def test_names_that_are_no_text_are_a_model_error(tmp_path: Path):
+    content = model_of("agraph (float[1, 3] name) => (float[1, 3] y) { y = Relu (name) }").SerializeToString()
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content.replace(b"name", b"na\xff\xfe"))
+    with pytest.raises(ModelError):
+        open_session(path)
