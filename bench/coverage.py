@@ -27,7 +27,6 @@ from onnxprune.model.cost import cost
 from onnxprune.model.io import load, to_proto
 from onnxprune.plan.plan import plan, why_nothing
 from onnxprune.report.build import worth_telling
-from onnxprune.runtime.session import SessionOptions, open_session
 from onnxprune.score.scores import score
 from onnxprune.slim import Recipe
 from onnxprune.surgery.slice import slice_channels
@@ -41,8 +40,7 @@ def row(entry: Entry, ratio: float, round_to: int | str) -> tuple[str, list[str]
     """Returns the line of one model, the reasons for what is frozen, and whether all went well."""
     model = entry.open()
     graph = load(model)
-    session = open_session(model, SessionOptions())
-    inputs = choose_inputs(to_proto(graph), session, Recipe(channels=ratio))
+    inputs = choose_inputs(to_proto(graph), Recipe(channels=ratio))
     start = time.perf_counter()
     channels = analyze(graph, inputs.sizes)
     reasons = frozen(channels)

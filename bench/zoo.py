@@ -124,7 +124,7 @@ def _judge(architecture: Architecture, target: Target, path: Path, settings: Set
     model = to_proto(graph)
     try:
         session = open_session(model, OPTIONS)
-        inputs = choose_inputs(model, session, Recipe(channels=0.5, threads=1))
+        inputs = choose_inputs(model, Recipe(channels=0.5, threads=1))
         for feed in inputs.proof:
             session.run(feed)
     except ModelError as error:

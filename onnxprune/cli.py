@@ -229,13 +229,12 @@ def slim(
     check_outputs(written, reports, inputs_among({"model": model, "evaluation": evaluation, **options}), force=force)
     with bar(quiet=quiet) as progress:
         result = run(model, eval=evaluation, input_shape=dict(input_shape), progress=progress, **options)
-    report = result.report
     if not options["dry_run"]:
-        report = result.write(target, overwrite=force)
+        result.save(target, overwrite=force)
         click.get_current_context().obj["written"] = True
     if save_plan is not None:
         write_text(save_plan, result.plan.to_json())
-    deliver(report, as_json=as_json, reports=reports, quiet=quiet)
+    deliver(result.report, as_json=as_json, reports=reports, quiet=quiet)
     if not result.better:
         raise SystemExit(NOT_BETTER)
 

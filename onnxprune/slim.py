@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,54 +22,51 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to do, in the words of the command line; every field is an option of ``slim``.
-
-    Attributes:
-        channels: Fraction of the prunable units to remove, 0 <= channels < 1.
-        plan: A plan to apply instead, or the path of a saved one.
-        data: Samples, for the proof and, with their last fifth, for the verdict.
-        eval: Samples for the verdict instead of the held-out part of ``data``.
-        metric: Name of the metric of the verdict; by default what the samples allow.
-        samples: Largest number of samples to use.
-        score: Criterion; L2 norm by default.
-        allocation: ``uniform`` or ``global``.
-        round_to: Multiple for the channels that stay, or ``auto``.
-        target: ``ort-cpu``, ``ort-cuda``, ``tensorrt`` or ``generic``.
-        include: Selectors of groups that may shrink; all by default.
-        exclude: Selectors of groups that stay.
-        inexact: Also groups that pass through a statistic over their channels (normalization).
-        input_shape: Concrete shapes of inputs with free dimensions.
-        seed: Seed of everything that is random.
-        ep: Execution provider to prove and measure on, ``cpu`` or ``cuda``.
-        threads: Threads to measure with; the available cores by default.
-        no_latency: Skip timing.
-        dry_run: Plan and count only: no proof, no timing.
-        external_root: Folder into which links to weight files may lead.
-    """
+    """What to do, in the words of the command line; every field is an option of ``slim``."""
 
     channels: float | None = None
+    """Fraction of the prunable units to remove, 0 <= channels < 1."""
     plan: Plan | str | os.PathLike[str] | None = None
+    """A plan to apply instead, or the path of a saved one."""
     data: Any = None
+    """Samples, for the proof and, with their last fifth, for the verdict."""
     eval: Any = None
+    """Samples for the verdict instead of the held-out part of ``data``."""
     metric: str | None = None
+    """Name of the metric of the verdict; by default what the samples allow."""
     samples: int = 1024
+    """Largest number of samples to use."""
     score: str | None = None
+    """Criterion; L2 norm by default."""
     allocation: str | None = None
+    """``uniform`` (the default) or ``global``."""
     round_to: int | str = "auto"
+    """Multiple for the channels that stay, or ``auto``."""
     target: str = "ort-cpu"
-    include: Sequence[str] = ()
-    exclude: Sequence[str] = ()
+    """``ort-cpu``, ``ort-cuda``, ``tensorrt`` or ``generic``."""
+    include: Sequence[str] | str = ()
+    """Selectors of groups that may shrink; all by default."""
+    exclude: Sequence[str] | str = ()
+    """Selectors of groups that stay."""
     inexact: bool = False
-    input_shape: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Also groups that pass through a statistic over their channels (normalization)."""
+    input_shape: Mapping[str, Sequence[int]] | None = None
+    """Concrete shapes of inputs with free dimensions."""
     seed: int = 0
+    """Seed of everything that is random."""
     ep: str = "cpu"
+    """Execution provider to prove and measure on, ``cpu`` or ``cuda``."""
     threads: int | None = None
+    """Threads to measure with; the available cores by default."""
     no_latency: bool = False
+    """Skip timing."""
     dry_run: bool = False
+    """Plan and count only: no proof, no timing."""
     external_root: str | os.PathLike[str] | None = None
+    """Folder into which links to weight files may lead."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Result:
     """The smaller model, what was found on the way, and the plan that replays it.
 
@@ -83,22 +80,17 @@ class Result:
     external: bool = False
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Writes the model, whole or not at all.
+        """Writes the model, whole or not at all; from then on ``report`` holds the path and the digest of the file.
 
         Raises:
             UsageError: the file exists and ``overwrite`` is not set.
             OutputError: the file cannot be written.
         """
         from onnxprune.model.io import save
-
-        save(self.model, path, overwrite=overwrite, external=self.external or None)
-
-    def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Report:
-        """Writes the model like :meth:`save` and returns the report with the path, digest and size of the file."""
         from onnxprune.report.build import describe_file
 
-        self.save(path, overwrite=overwrite)
-        return describe_file(self.report, path)
+        save(self.model, path, overwrite=overwrite, external=self.external or None)
+        self.report = describe_file(self.report, path)
 
 
 def slim(
@@ -139,32 +131,7 @@ def slim(
         ProviderError: the execution provider cannot run here.
         ValidationError: the proof failed.
     """
+    given = locals()
     from onnxprune.commands.slim import run
 
-    recipe = Recipe(
-        channels=channels,
-        plan=plan,
-        data=data,
-        eval=eval,
-        metric=metric,
-        samples=samples,
-        score=score,
-        allocation=allocation,
-        round_to=round_to,
-        target=target,
-        include=_patterns(include),
-        exclude=_patterns(exclude),
-        inexact=inexact,
-        input_shape=dict(input_shape or {}),
-        seed=seed,
-        ep=ep,
-        threads=threads,
-        no_latency=no_latency,
-        dry_run=dry_run,
-        external_root=external_root,
-    )
-    return run(model, recipe, progress)
-
-
-def _patterns(given: Sequence[str] | str) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
+    return run(model, Recipe(**{item.name: given[item.name] for item in fields(Recipe)}), progress)

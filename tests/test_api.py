@@ -1,6 +1,10 @@
 """The Python API: the one call and its steps, what they accept, what they leave alone, and what they raise."""
 
+import dataclasses
+import hashlib
+import inspect
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from onnxprune.channels.groups import ChannelGroup, Member
 from onnxprune.errors import CalibrationError, ModelError, PlanError, SelectorError, UsageError
 from onnxprune.plan.rounding import block, kept
 from onnxprune.plan.select import select
+from onnxprune.runtime import session
 
 FIRST, SECOND = "Conv_0", "Conv_3"
 
@@ -180,8 +185,47 @@ def test_saving(tmp_path: Path) -> None:
         result.report.save(tmp_path / name)
         assert (tmp_path / name).stat().st_size > 200
     assert json.loads((tmp_path / "report.json").read_text())["ratios"]["macs"] == result.report.ratios.macs
-    written = result.write(tmp_path / "other.onnx")
-    assert written.after.bytes == (tmp_path / "other.onnx").stat().st_size
+
+
+def test_a_saved_result_reports_its_file(tmp_path: Path) -> None:
+    result = quick(network())
+    assert result.report.after.path is None
+    for path in (tmp_path / "one.onnx", tmp_path / "two.onnx"):
+        result.save(path)
+        after = result.report.after
+        assert (after.path, after.bytes) == (str(path), path.stat().st_size)
+        assert after.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(UsageError):
+        result.save(tmp_path / "one.onnx")
+    assert result.report.after.path == str(tmp_path / "two.onnx")
+
+
+def test_the_options_of_slim_are_those_of_the_recipe() -> None:
+    taken = {name: (item.default, item.annotation) for name, item in inspect.signature(op.slim).parameters.items()}
+    listed = {item.name: (item.default, item.type) for item in dataclasses.fields(op.Recipe)}
+    assert set(taken) - set(listed) == {"model", "progress"}
+    assert {name: taken[name] for name in listed} == listed
+
+
+def test_sessions_are_open_only_while_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    living: weakref.WeakSet[object] = weakref.WeakSet()
+    opened = session.ort.InferenceSession
+    most: dict[str, int] = {}
+    stages = ["none"]
+
+    def counted(*arguments: Any, **options: Any) -> object:
+        living.add(found := opened(*arguments, **options))
+        most[stages[-1]] = max(most.get(stages[-1], 0), len(living))
+        return found
+
+    def follow(stage: str, fraction: float) -> None:
+        stages.append(stage)
+        if stage in ("load", "analyze", "plan", "surgery", "prove"):
+            assert not living or fraction not in (0.0, 1.0), (stage, fraction)
+
+    monkeypatch.setattr(session.ort, "InferenceSession", counted)
+    quick(network(), no_latency=False, progress=follow)
+    assert most == {"load": 1, "prove": 2, "measure": 2, "latency": 1}
 
 
 def test_dry_run_proves_nothing() -> None:

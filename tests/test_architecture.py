@@ -19,6 +19,7 @@ LINE = ("model", "channels", "score", "plan", "surgery", "validate", "report", "
 
 SIDES = {
     "errors": frozenset(),
+    "arguments": frozenset({"errors"}),
     "ops": frozenset({"errors"}),
     "runtime": frozenset({"errors", "model"}),
     "data": frozenset({"errors", "runtime"}),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import onnx_graphsurgeon as gs
 
@@ -19,7 +20,7 @@ from onnxprune.channels.facts import (
     Tie,
 )
 from onnxprune.channels.registry import MICROSOFT, NodeView
-from onnxprune.model.graph import captured
+from onnxprune.model.graph import captured, overridable
 from onnxprune.model.shapes import Shapes, node_name, opset_of
 from onnxprune.ops import operator
 
@@ -44,6 +45,15 @@ class Edit:
     fact: Count | Positions | Rescale | Restore
 
 
+class Blocks(NamedTuple):
+    """A :class:`Balance` between numbered axes."""
+
+    axis: int
+    size: int
+    offsets: int | None
+    rows: int | None
+
+
 @dataclass(slots=True)
 class Statements:
     """All facts about a graph. Axes are numbered: dimension d of a tensor is ``base[tensor] + d``."""
@@ -54,7 +64,7 @@ class Statements:
     same: list[tuple[int, int]] = field(default_factory=list)
     ties: list[tuple[int, int, Index, Index]] = field(default_factory=list)
     regroups: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
-    balances: list[tuple[int, int, int | None]] = field(default_factory=list)
+    balances: list[Blocks] = field(default_factory=list)
     frozen: dict[int, str] = field(default_factory=dict)
     inexact: dict[int, str] = field(default_factory=dict)
     contracted: set[int] = field(default_factory=set)
@@ -101,22 +111,11 @@ def collect(graph: gs.Graph, shapes: Shapes, *, boundary: bool = True) -> Statem
         found.freeze_tensor(tensor.name, f"is the graph output {tensor.name!r}")
     for name in overridable(graph):
         found.freeze_tensor(name, f"{name!r} may be overridden by the caller")
-    for axis, user in shapes.escapes.items():
-        found.freeze(found.number(axis), f"its length is used as data by {user}")
     versions: dict[str | None, int] = {}
     for found.position, node in enumerate(graph.nodes):
         version = versions.setdefault(node.domain, opset_of(graph, node.domain))
         _collect_node(found, node, shapes, version)
     return found
-
-
-def overridable(graph: gs.Graph) -> set[str]:
-    """Returns the initializers that are also graph inputs, which callers may override from IR version 4 on."""
-    origin = getattr(graph, "origin", None)
-    if origin is None or origin.ir_version < 4:
-        return set()
-    stored = {tensor.name for tensor in origin.graph.initializer}
-    return {value.name for value in origin.graph.input if value.name in stored}
 
 
 def _collect_node(found: Statements, node: gs.Node, shapes: Shapes, version: int) -> None:
@@ -188,12 +187,12 @@ def _record(found: Statements, node: gs.Node, view: NodeView, facts: Iterable[Fa
 
 def _record_balance(found: Statements, node: gs.Node, fact: Balance, mentioned: set[int]) -> None:
     axis = found.number(fact.axis)
-    offsets = None if fact.offsets is None else found.number(fact.offsets)
+    offsets, rows = (None if other is None else found.number(other) for other in (fact.offsets, fact.rows))
     mentioned.update((axis,) if offsets is None else (axis, offsets))
     if fact.size < 1 or found.lengths[axis] % fact.size:
         found.freeze(axis, f"{node_name(node)!r} ({node.op}) has groups of unequal size")
         return
-    found.balances.append((axis, fact.size, offsets))
+    found.balances.append(Blocks(axis, fact.size, offsets, rows))
     if fact.contracts:
         _contract(found, node, fact.axis)
 

@@ -30,7 +30,7 @@ def links(channels: Channels) -> dict[str, tuple[Link, ...]]:
     """Returns the nodes that tie each group, by group name, those that write first and those that sum last."""
     owners: dict[str, list[tuple[int, ChannelGroup]]] = {}
     for group in channels.groups:
-        for axis in {axis for member in group.members for axis in member.axes}:
+        for axis in {*group.weights, *(axis for member in group.members for axis in member.axes)}:
             owners.setdefault(axis.tensor, []).append((axis.dim, group))
     nodes = channels.graph.nodes
     sums = {(item.node, nodes[item.node].inputs[item.slot].name, item.dim) for item in channels.contractions}

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from onnxprune.channels.collect import Statements
+from onnxprune.channels.collect import Blocks, Statements
 from onnxprune.channels.facts import Index
 
 Part = tuple[int, int]
@@ -104,15 +104,20 @@ class Merged:
 
 
 class Factoring:
-    """Joins factors and decides which one every merged axis takes."""
+    """Joins factors and decides which one every merged axis takes.
 
-    def __init__(self, found: Statements, refined: list[Block], classes: Index, *, inexact: bool = False) -> None:
+    Groups of ``tied`` operators lose the same offsets.
+    """
+
+    def __init__(
+        self, found: Statements, refined: list[Block], classes: Index, tied: Sequence[Blocks], *, inexact: bool = False
+    ) -> None:
         self._parent: dict[Key, Key] = {}
         self._merged: dict[tuple[int, tuple[Part, ...]], Merged] = {}
         self._classes = classes
         for block in refined:
             self._add_block(block)
-        for axis, size, offsets in found.balances:
+        for axis, size, offsets, _ in tied:
             self._add_balance(found, axis, size, offsets)
         self._factors = self._gather(found, (found.frozen,) if inexact else (found.frozen, found.inexact))
 

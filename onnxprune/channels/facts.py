@@ -64,11 +64,16 @@ class Regroup:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Every block of ``size`` consecutive channels of the axis keeps the same offsets, tied to ``offsets`` if given."""
+    """Every block of ``size`` consecutive channels of the axis keeps as many channels as every other.
+
+    ``offsets`` is an axis of a weight that runs over the places within a block; which block, the weight's axis ``rows``
+    tells: as many blocks of consecutive rows.
+    """
 
     axis: Axis
     size: int
     offsets: Axis | None = None
+    rows: Axis | None = None
     contracts: bool = False
 
 

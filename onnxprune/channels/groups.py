@@ -5,16 +5,17 @@ The remaining ties relate channels of classes; their connected components are th
 classes equally often are one group. Classes and units both come from ``scipy.sparse.csgraph.connected_components``.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
+from onnxprune.channels.balance import Grid
 from onnxprune.channels.collect import Contraction, Edit, Statements, collect
-from onnxprune.channels.factors import Factor, Factoring, Part, blocks
 from onnxprune.channels.facts import Axis, Index
+from onnxprune.channels.units import Units, find_units
 from onnxprune.model.inline import without_functions
 from onnxprune.model.io import load
 from onnxprune.model.normalize import normalize
@@ -42,7 +43,8 @@ class ChannelGroup:
     """Units that can be removed one by one, each with everything that hangs on it.
 
     ``weights`` are the axes of stored tensors; ``frozen`` says why nothing can go, ``None`` where units can go;
-    ``exact`` is false where a statistic runs over the channels, and ``inexact`` says which.
+    ``exact`` is false where a statistic runs over the channels, and ``inexact`` says which. Where ``blocks`` has the
+    block of every unit, a grouped operator needs as many units of each block to go.
     """
 
     name: str
@@ -52,6 +54,12 @@ class ChannelGroup:
     frozen: str | None
     exact: bool
     inexact: str | None = None
+    blocks: Index | None = None
+
+    @property
+    def block_count(self) -> int:
+        """Number of blocks from which as many units have to go; 1 where there is no such condition."""
+        return 1 if self.blocks is None else int(self.blocks.max()) + 1
 
     @property
     def width(self) -> int:
@@ -76,6 +84,7 @@ class Channels:
     contractions: tuple[Contraction, ...]
     edits: tuple[Edit, ...]
     sizes: dict[str, Shape]
+    grids: tuple[Grid, ...] = ()
 
     @property
     def prunable(self) -> tuple[ChannelGroup, ...]:
@@ -86,6 +95,17 @@ class Channels:
     def frozen(self) -> dict[Axis, str]:
         """The axes of stored weights of which nothing can go, and why."""
         return {axis: group.frozen for group in self.groups if group.frozen is not None for axis in group.weights}
+
+    def lost(self, removals: Mapping[str, Sequence[int]]) -> dict[Axis, Index]:
+        """Returns the channels of every axis that go with the given units, in order."""
+        parts: dict[Axis, list[Index]] = {}
+        for group in self.groups:
+            units = np.asarray(list(removals.get(group.name, ())), np.int64)
+            for member in group.members if units.size else ():
+                channels = member.channels[np.isin(member.units, units)]
+                for axis in member.axes if channels.size else ():
+                    parts.setdefault(axis, []).append(channels)
+        return {axis: np.unique(np.concatenate(channels)) for axis, channels in parts.items()}
 
     def group(self, name: str) -> ChannelGroup:
         """Returns the group of that name; ``KeyError`` where there is none."""
@@ -113,8 +133,8 @@ def analyze(
         shapes = ShapeWalk(graph, inputs).run()
     found = collect(graph, shapes, boundary=boundary)
     stored = _stored(graph, shapes) | (set() if boundary else set(inputs))
-    groups = _groups(found, stored, _producers(graph), inexact=inexact)
-    return Channels(graph, shapes, groups, tuple(found.contractions), tuple(found.edits), inputs)
+    groups, grids = _groups(found, stored, _producers(graph), inexact=inexact)
+    return Channels(graph, shapes, groups, tuple(found.contractions), tuple(found.edits), inputs, grids)
 
 
 def _stored(graph: gs.Graph, shapes: Shapes) -> set[str]:
@@ -143,150 +163,81 @@ def _producers(graph: gs.Graph) -> dict[str, str]:
     return {tensor.name: node_name(node) for node in graph.nodes for tensor in node.outputs if node.op != "Constant"}
 
 
-@dataclass(slots=True)
-class _Space:
-    """All channels of all classes, side by side: channel c of class k is ``offsets[k] + c``."""
-
-    classes: Index
-    lengths: Index
-    offsets: Index
-    rows: list[Index]
-    columns: list[Index]
-    frozen: dict[int, str]
-    inexact: dict[int, str]
-
-    def tie(self, left: int, right: int, left_index: Index, right_index: Index) -> None:
-        self.rows.append(self.offsets[left] + left_index)
-        self.columns.append(self.offsets[right] + right_index)
-
-
 def _groups(
     found: Statements, stored: set[str], producers: dict[str, str], *, inexact: bool = False
-) -> tuple[ChannelGroup, ...]:
-    if not any(found.lengths):
-        return ()
-    refined = []
-    for left, right in found.regroups:
-        minimal, odd = blocks(left, right, found.lengths)
-        for axis in odd:
-            found.freeze(axis, "a Reshape rearranges it in sizes that have no common factors")
-        for block in minimal:
-            if len(block.factors) == 1 and len(block.axes) == 2:
-                found.same.append((block.axes[0][0], block.axes[1][0]))
-            else:
-                refined.append(block)
-    classes = _components(len(found.axes), found.same)
-    factoring = Factoring(found, refined, classes, inexact=inexact)
-    decisions, reasons, factors = factoring.decide()
-    space = _space(found, classes, factors, decisions, reasons)
-    groups = _split(space, found, stored)
+) -> tuple[tuple[ChannelGroup, ...], tuple[Grid, ...]]:
+    if not any(length for axis, length in zip(found.axes, found.lengths, strict=True) if axis.tensor in stored):
+        return (), ()
+    units = find_units(found, stored, inexact=inexact)
+    groups = _split(units, found, stored)
     if not inexact:
         groups = [replace(group, frozen=group.frozen or group.inexact) for group in groups]
-    return _name(groups, producers)
+    return _name(groups, producers), units.grids
 
 
-def _components(count: int, edges: list[tuple[int, int]]) -> Index:
-    pairs = np.array(edges, np.int64).reshape(-1, 2)
-    matrix = coo_matrix((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
-    return connected_components(matrix, directed=False)[1].astype(np.int64)
-
-
-def _space(
-    found: Statements,
-    classes: Index,
-    factors: list[Factor],
-    decisions: list[tuple[int, Part, int]],
-    reasons: dict[int, str],
-) -> _Space:
-    """Lays out the channels of every class, then of every factor, and ties them."""
-    count = int(classes.max()) + 1
-    lengths = np.zeros(count, np.int64)
-    np.maximum.at(lengths, classes, np.array(found.lengths, np.int64))
-    own = [factor.length or max((int(lengths[n]) for n in factor.classes), default=1) for factor in factors]
-    lengths = np.concatenate([lengths, np.array(own, np.int64)])
-    space = _Space(classes, lengths, np.concatenate([[0], np.cumsum(lengths)]), [], [], {}, {})
-    for source, target in ((found.frozen, space.frozen), (found.inexact, space.inexact)):
-        for axis, reason in source.items():
-            target.setdefault(int(classes[axis]), reason)
-    for number, reason in reasons.items():
-        space.frozen.setdefault(number, reason)
-    for position, factor in enumerate(factors):
-        if factor.dead is not None:
-            space.frozen.setdefault(count + position, factor.dead)
-        for number in factor.classes:
-            every = np.arange(own[position])
-            space.tie(number, count + position, every, every)
-    for number, (stride, length), position in decisions:
-        every = np.arange(lengths[number])
-        space.tie(number, count + position, every, every // stride % length)
-    for left, right, left_index, right_index in found.ties:
-        space.tie(int(classes[left]), int(classes[right]), left_index, right_index)
-    return space
-
-
-def _split(space: _Space, found: Statements, stored: set[str]) -> list[ChannelGroup]:
-    """Finds the units and sorts them into groups by the classes that they touch."""
-    total = int(space.offsets[-1])
-    edges = (np.concatenate(space.rows), np.concatenate(space.columns)) if space.rows else (np.zeros(0, int),) * 2
-    matrix = coo_matrix((np.ones(len(edges[0]), np.int8), edges), shape=(total, total))
-    count, components = connected_components(matrix, directed=False)
-    label = components.astype(np.int64)
-    number = np.repeat(np.arange(len(space.lengths)), space.lengths)
-    signature = _signatures(label, number, count)
-    _, group_of_unit = np.unique(signature, return_inverse=True)
-    group = group_of_unit[label]
-
-    order = np.lexsort((np.arange(total), number, group))
-    group, number, label = group[order], number[order], label[order]
+def _split(units: Units, found: Statements, stored: set[str]) -> list[ChannelGroup]:
+    """Returns the groups that have weights."""
+    space, total = units.space, units.label.size
+    group = units.groups[units.label]
+    order = np.lexsort((np.arange(total), units.number, group))
+    group, number, label = group[order], units.number[order], units.label[order]
     channel = order - space.offsets[number]
     starts = np.flatnonzero(np.diff(group, prepend=-1) | np.diff(number, prepend=-1))
     ends = np.append(starts[1:], total)
-    axes_of: list[list[int]] = [[] for _ in space.lengths]
-    for axis, owner in enumerate(space.classes):
-        axes_of[owner].append(axis)
-    pieces: dict[int, list[tuple[int, int, int]]] = {}
+    pieces: dict[int, list[_Piece]] = {}
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        pieces.setdefault(int(group[start]), []).append((int(number[start]), start, end))
-    weighted = {int(space.classes[i]) for i, axis in enumerate(found.axes) if axis.tensor in stored}
+        piece = _Piece(int(number[start]), channel[start:end], label[start:end])
+        pieces.setdefault(int(group[start]), []).append(piece)
+    axes: dict[int, list[Axis]] = {}
+    weights: dict[int, list[Axis]] = {}
+    columns = {Axis(grid.tensor, grid.columns): grid.axis for grid in units.grids}
+    for place, axis in enumerate(found.axes):
+        axes.setdefault(int(space.classes[place]), []).append(axis)
+        if axis.tensor in stored:
+            owner = found.number(columns[axis]) if axis in columns else place
+            weights.setdefault(int(space.classes[owner]), []).append(axis)
     return [
-        _group(space, found, stored, axes_of, [(n, channel[s:e], label[s:e]) for n, s, e in parts])
+        _group(units, parts, axes, weights)
         for parts in pieces.values()
-        if any(part[0] in weighted for part in parts)
+        if any(piece.number in weights for piece in parts)
     ]
 
 
-def _signatures(label: Index, number: Index, count: int) -> Index:
-    """A 64-bit sum for each unit of the classes that it touches and how often."""
-    pairs, often = np.unique(label * (int(number.max()) + 1) + number, return_counts=True)
-    unit, touched = np.divmod(pairs, int(number.max()) + 1)
-    random = np.random.default_rng(0).integers(1, 2**62, int(number.max()) + 1, np.uint64)
-    mixed = random[touched] * (2 * often.astype(np.uint64) + np.uint64(1))
-    total = np.zeros(count, np.uint64)
-    np.add.at(total, unit, mixed ^ (mixed >> np.uint64(29)))
-    return total.astype(np.int64)
+class _Piece(NamedTuple):
+    """Channels of a class that belong to one group, and their units."""
+
+    number: int
+    channels: Index
+    label: Index
 
 
 def _group(
-    space: _Space,
-    found: Statements,
-    stored: set[str],
-    axes_of: list[list[int]],
-    parts: list[tuple[int, Index, Index]],
+    units: Units, pieces: list[_Piece], axes: dict[int, list[Axis]], weights: dict[int, list[Axis]]
 ) -> ChannelGroup:
-    labels, first = np.unique(parts[0][2], return_index=True)
-    rank = np.argsort(np.argsort(first))
-    members, weights = [], []
-    for number, channels, label in parts:
-        axes = tuple(found.axes[axis] for axis in axes_of[number]) if number < len(axes_of) else ()
-        units = rank[np.searchsorted(labels, label)]
-        if axes:
-            members.append(Member(axes, channels, units))
-            weights += [axis for axis in axes if axis.tensor in stored]
-    frozen = next((space.frozen[number] for number, _, _ in parts if number in space.frozen), None)
-    inexact = next((space.inexact[number] for number, _, _ in parts if number in space.inexact), None)
+    labels = np.unique(pieces[0].label)
+    rank = _ranks(pieces[0].label)
+    members = tuple(
+        Member(tuple(axes[piece.number]), piece.channels, rank[np.searchsorted(labels, piece.label)])
+        for piece in pieces
+        if piece.number in axes
+    )
+    numbers = [piece.number for piece in pieces]
+    stored = tuple(axis for number in numbers for axis in weights.get(number, ()))
+    frozen = next((units.space.frozen[number] for number in numbers if number in units.space.frozen), None)
+    inexact = next((units.space.inexact[number] for number in numbers if number in units.space.inexact), None)
     if frozen is None and len(labels) == 1:
         frozen = "it has only one unit"
-    return ChannelGroup("", len(labels), tuple(members), tuple(weights), frozen, inexact is None, inexact)
+    partition, blocks = units.partitions.get(int(labels[0])), None
+    if partition is not None:
+        blocks = np.empty_like(rank)
+        blocks[rank] = partition
+    return ChannelGroup("", len(labels), members, stored, frozen, inexact is None, inexact, blocks)
+
+
+def _ranks(label: Index) -> Index:
+    """Returns the position of every unit, units in the order of their labels, among the units as they first appear."""
+    first = np.unique(label, return_index=True)[1]
+    return np.argsort(np.argsort(first))
 
 
 def _name(groups: list[ChannelGroup], producers: dict[str, str]) -> tuple[ChannelGroup, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from onnxprune import arguments
 from onnxprune.data.random import find_running_sizes, random_feeds
 from onnxprune.data.samples import load_samples
 from onnxprune.errors import UsageError
@@ -13,12 +14,12 @@ from onnxprune.model.io import read
 from onnxprune.report.build import describe_side, environment_of
 from onnxprune.report.schema import Latency, LatencyRatio, ModelRow, Ratios, Report
 from onnxprune.runtime.latency import LatencyComparison, LatencyOptions, measure
-from onnxprune.runtime.session import Session, SessionOptions, open_session
+from onnxprune.runtime.session import Session, SessionOptions, input_specs, open_session
 from onnxprune.slim import Progress
 
 
 def bench(
-    models: Sequence[object],
+    models: object,
     *,
     data: Any = None,
     input_shape: Mapping[str, Sequence[int]] | None = None,
@@ -32,7 +33,7 @@ def bench(
     """Returns the latency of models that take turns in one process; the first is the baseline of the ratios.
 
     Args:
-        models: Paths, ``ModelProto`` or graphs.
+        models: Paths, ``ModelProto`` or graphs; a single one stands for a list of one.
         data: Samples to run on; seeded random inputs by default.
         input_shape: Concrete shapes of inputs with free dimensions.
         ep: Execution provider.
@@ -46,24 +47,23 @@ def bench(
         UsageError: there is no model, or an option is out of range.
         ModelError: a model is invalid or does not run.
     """
+    start = time.perf_counter()
+    models = list(models) if isinstance(models, list | tuple) else [models]
     if not models:
         raise UsageError("bench needs at least one model: give the path of an .onnx file")
-    if not seconds > 0:
-        raise UsageError(f"--seconds is {seconds}: give a number above 0")
-    start = time.perf_counter()
-    options = SessionOptions(ep, threads)
-    overrides = {name: tuple(int(size) for size in shape) for name, shape in (input_shape or {}).items()}
+    seconds, seed = arguments.positive(seconds, "--seconds"), arguments.whole(seed, "--seed")
+    overrides = arguments.shapes(input_shape, "--input-shape")
+    options = SessionOptions(arguments.word(ep, "--ep"), arguments.optional(arguments.count, threads, "--threads"))
     names, feeds, protos = [], {}, []
     sessions: dict[str, Session] = {}
     for number, model in enumerate(models):
         proto = read(model, external_root=external_root)[1]
         name = _name(model, number, sessions)
-        sessions[name] = open_session(proto, options)
         if data is not None:
-            feeds[name] = next(load_samples(data, sessions[name].inputs, limit=1024).batches(1))
+            feeds[name] = next(load_samples(data, input_specs(proto), limit=1024).batches(1))
         else:
-            shapes = find_running_sizes(proto, overrides, options).shapes
-            feeds[name] = random_feeds(proto, shapes, seed)
+            feeds[name] = random_feeds(proto, find_running_sizes(proto, overrides, options).shapes, seed)
+        sessions[name] = open_session(proto, options)
         names.append(name)
         protos.append(proto)
     timed = measure(sessions, feeds, LatencyOptions(seconds=seconds, seed=seed), progress)
@@ -74,8 +74,8 @@ def bench(
     note = () if data is not None else (f"no data was given: measured on random inputs of seed {seed}",)
     return Report(
         command="bench",
-        options={"ep": ep, "threads": threads, "seconds": seconds},
-        environment=environment_of(sessions[names[0]], seed, options),
+        options={"ep": options.provider, "threads": options.threads, "seconds": seconds},
+        environment=environment_of(options, seed, sessions[names[0]].provider, sessions[names[0]].threads),
         before=sides[0],
         after=after,
         ratios=Ratios.between(sides[0], after, rows[1].ratio if len(rows) > 1 else None),

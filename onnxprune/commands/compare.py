@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune import arguments
+from onnxprune.arguments import optional
 from onnxprune.commands.evidence import measure_models
 from onnxprune.commands.inputs import Inputs
 from onnxprune.commands.stopwatch import Stopwatch
@@ -16,7 +18,7 @@ from onnxprune.model.cost import cost
 from onnxprune.model.io import load, read, to_proto
 from onnxprune.report.build import describe_side, environment_of, node_rows
 from onnxprune.report.schema import Ratios, Report
-from onnxprune.runtime.session import SessionOptions, open_session
+from onnxprune.runtime.session import SessionOptions, check_provider, input_specs
 from onnxprune.slim import Progress, Recipe
 
 
@@ -55,17 +57,24 @@ def compare(
     """
     if data is None:
         raise UsageError("compare needs samples: give --data SRC")
+    recipe = Recipe(
+        metric=optional(arguments.word, metric, "--metric"),
+        ep=arguments.word(ep, "--ep"),
+        threads=optional(arguments.count, threads, "--threads"),
+        no_latency=arguments.flag(no_latency, "--no-latency"),
+        seed=arguments.whole(seed, "--seed"),
+    )
+    limit = optional(arguments.count, samples, "--samples") or 10**9
+    options = SessionOptions(recipe.ep, recipe.threads)
+    check_provider(options)
     watch = Stopwatch(progress)
     (graph, proto), (other_graph, other) = (read(model, external_root=external_root) for model in (base, candidate))
     graphs, protos = (graph, other_graph), (proto, other)
-    options = SessionOptions(ep, threads)
-    first = open_session(protos[0], options)
-    loaded = load_samples(data, first.inputs, limit=samples or 10**9)
+    loaded = load_samples(data, input_specs(proto), limit=limit)
     one = next(loaded.batches(1))
     inputs = Inputs({}, (), one, loaded, loaded.count, False, ())
-    recipe = Recipe(metric=metric, ep=ep, threads=threads, no_latency=no_latency, seed=seed)
     with watch.stage("measure"):
-        evidence = measure_models((protos[0], protos[1]), first, inputs, recipe, watch)
+        evidence = measure_models(protos, inputs, recipe, watch)
     sizes = {name: tuple(int(size) for size in array.shape) for name, array in one.items()}
     costs = cost(graphs[0], sizes), cost(graphs[1], sizes)
     latencies = evidence.latencies or (None, None)
@@ -73,8 +82,11 @@ def compare(
     sides = [describe_side(protos[i], costs[i], paths[i], latencies[i], evidence.metrics[i]) for i in range(2)]
     return Report(
         command="compare",
-        options={"metric": metric, "samples": loaded.count, "ep": ep, "threads": threads, "no_latency": no_latency},
-        environment=environment_of(first, seed, options),
+        options={
+            **{name: getattr(recipe, name) for name in ("metric", "ep", "threads", "no_latency")},
+            "samples": loaded.count,
+        },
+        environment=environment_of(options, recipe.seed, evidence.provider, evidence.threads),
         before=sides[0],
         after=sides[1],
         ratios=Ratios.between(sides[0], sides[1], evidence.ratio),
@@ -93,8 +105,8 @@ def validate(graph: gs.Graph, candidate: gs.Graph, data: Any, labels: np.ndarray
     """
     source = data
     if labels is not None:
-        base = open_session(to_proto(load(graph)))
-        loaded = load_samples(data, base.inputs, limit=10**9)
+        specs = input_specs(to_proto(load(graph)))
+        loaded = load_samples(data, specs, limit=10**9)
         arrays = {**loaded.arrays, **loaded.constants, "labels": np.asarray(labels)}
-        source = load_samples(arrays, base.inputs, limit=10**9)
+        source = load_samples(arrays, specs, limit=10**9)
     return compare(graph, candidate, source, no_latency=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onnxprune.errors import ModelError, OutputError, UsageError
+from onnxprune.model.writing import write_whole
 
 
 def check_outputs(models: Sequence[Path], texts: Sequence[Path], inputs: Sequence[Path], *, force: bool) -> None:
@@ -60,9 +61,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    from onnxprune.report.files import write_whole
-
-    write_whole(path, text)
+    write_whole(path, text.encode("utf-8", "backslashreplace"))
 
 
 def _check_place(path: Path) -> None:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from onnxprune.arguments import shapes
 from onnxprune.data.random import choose_shapes, find_running_sizes, random_feeds
 from onnxprune.data.samples import Samples, load_samples
 from onnxprune.errors import ModelError
 from onnxprune.model.shapes import Shape
-from onnxprune.runtime.session import Session, SessionOptions
+from onnxprune.runtime.session import Session, SessionOptions, input_specs, open_session
 from onnxprune.slim import Recipe
 
 PROOF_SAMPLES = 8
@@ -30,14 +31,15 @@ class Inputs:
     notes: tuple[str, ...]
 
 
-def choose_inputs(proto: onnx.ModelProto, session: Session, recipe: Recipe) -> Inputs:
+def choose_inputs(proto: onnx.ModelProto, recipe: Recipe) -> Inputs:
     """Returns real samples where given, else seeded random inputs in sizes that run."""
-    overrides = {name: tuple(int(size) for size in shape) for name, shape in recipe.input_shape.items()}
-    verdict = load_samples(recipe.eval, session.inputs, limit=10**9) if recipe.eval is not None else None
+    overrides = shapes(recipe.input_shape, "--input-shape")
+    specs = input_specs(proto)
+    verdict = load_samples(recipe.eval, specs, limit=10**9) if recipe.eval is not None else None
     if overrides:
         choose_shapes(proto, overrides)
     if recipe.data is not None:
-        samples = load_samples(recipe.data, session.inputs, limit=recipe.samples)
+        samples = load_samples(recipe.data, specs, limit=recipe.samples)
         if verdict is None:
             verdict = samples.split()[1]
         (start, stop), many = next(samples.slices(PROOF_SAMPLES)), next(samples.batches(PROOF_SAMPLES))
@@ -45,12 +47,13 @@ def choose_inputs(proto: onnx.ModelProto, session: Session, recipe: Recipe) -> I
         sizes = {name: tuple(int(size) for size in array.shape) for name, array in one.items()}
         proof = (many,) if samples.fixed_batch or stop - start == 1 else (many, one)
         return Inputs(sizes, proof, one, verdict, stop - start, False, ())
-    found = find_running_sizes(proto, overrides, SessionOptions(recipe.ep, recipe.threads, optimize=False))
+    session = open_session(proto, SessionOptions(recipe.ep, recipe.threads, optimize=False))
+    found = find_running_sizes(proto, overrides, session=session)
     first = random_feeds(proto, found.shapes, recipe.seed)
     feeds = [first, random_feeds(proto, found.shapes, recipe.seed + 1)]
     double = {
         spec.name: (2 * found.shapes[spec.name][0], *found.shapes[spec.name][1:])
-        for spec in session.inputs
+        for spec in specs
         if spec.shape and not isinstance(spec.shape[0], int)
     }
     if double:

@@ -53,7 +53,7 @@ def inspect(
     return Report(
         command="inspect",
         options={"input_shape": {name: list(shape) for name, shape in overrides.items()}},
-        environment=environment_of(None, 0, SessionOptions()),
+        environment=environment_of(SessionOptions(), 0),
         before=describe_side(proto, total, path),
         groups=group_rows(channels, {}, links(channels)),
         nodes=node_rows((total, total), ({}, {})),

@@ -1,9 +1,8 @@
 """The whole line: load, analyze, score, plan, surgery, proof, measurement, report."""
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -17,15 +16,15 @@ from onnxprune.commands.evidence import (
     measure_models,
 )
 from onnxprune.commands.inputs import Inputs, choose_inputs
+from onnxprune.commands.recipe import checked, shown
 from onnxprune.commands.stopwatch import Stopwatch
-from onnxprune.errors import UsageError
 from onnxprune.model.cost import Cost, cost
 from onnxprune.model.inline import without_functions
 from onnxprune.model.io import read, to_proto
 from onnxprune.plan.plan import Plan, plan
 from onnxprune.report.build import describe_side, environment_of, group_rows, node_rows
 from onnxprune.report.schema import Proof, Ratios, Report, Side
-from onnxprune.runtime.session import Session, SessionOptions, open_session
+from onnxprune.runtime.session import SessionOptions, check_provider
 from onnxprune.score.scores import score
 from onnxprune.slim import Progress, Recipe, Result
 from onnxprune.surgery.gone import Removals
@@ -45,21 +44,20 @@ class Work:
     costs: tuple[Cost, Cost]
     inputs: Inputs
     evidence: Evidence
-    session: Session
 
 
 def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Result:
     """Returns the result of a recipe; see :func:`onnxprune.slim.slim` for arguments and errors."""
-    check_recipe(recipe)
+    recipe = checked(recipe)
     watch = Stopwatch(progress)
     options = SessionOptions(recipe.ep, recipe.threads)
+    check_provider(options)
     with watch.stage("load"):
         graph, proto = read(model, external_root=recipe.external_root)
         if proto.functions:
             graph = without_functions(graph)
             proto = to_proto(graph)
-        base = open_session(proto, options)
-        inputs = choose_inputs(proto, base, recipe)
+        inputs = choose_inputs(proto, recipe)
     with watch.stage("analyze"):
         stored = stored_plan(recipe)
         inexact = recipe.inexact or (stored is not None and bool(stored.options.get("inexact")))
@@ -80,36 +78,13 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
                 check_provable(channels, proto, inputs, options)
             checked_proof(proof)
         with watch.stage("measure"):
-            evidence = measure_models((proto, result), base, inputs, recipe, watch)
+            evidence = measure_models((proto, result), inputs, recipe, watch)
             evidence.proof = proof
     costs = cost(graph, inputs.sizes), cost(sliced, inputs.sizes)
     path = Path(model) if isinstance(model, str | os.PathLike) else None
-    work = Work(path, recipe, channels, chosen.removals, (proto, result), costs, inputs, evidence, base)
+    work = Work(path, recipe, channels, chosen.removals, (proto, result), costs, inputs, evidence)
     report = build_report(work, watch.total())
     return Result(result, report, chosen, not report.ratios.latency.slower, graph.external)
-
-
-def check_recipe(recipe: Recipe) -> None:
-    """Checks what can be checked before any work.
-
-    Raises:
-        UsageError: nothing is asked for, or an option is out of range.
-    """
-    if recipe.channels is None and recipe.plan is None:
-        raise UsageError("nothing is asked for: give --channels R (the fraction of channels to remove) or --plan FILE")
-    if recipe.channels is not None and recipe.plan is not None:
-        raise UsageError("--channels and --plan exclude each other: a plan says already what goes")
-    decided = {"score": None, "allocation": None, "round_to": "auto", "include": (), "exclude": ()}
-    for name, default in decided.items() if recipe.plan is not None else ():
-        if getattr(recipe, name) != default:
-            raise UsageError(f"--{name.replace('_', '-')} and --plan exclude each other: a plan says already what goes")
-    ratio = recipe.channels
-    if ratio is not None and not (isinstance(ratio, int | float) and 0 <= ratio < 1):
-        raise UsageError(f"--channels is {ratio}: give the fraction to remove, from 0 up to but not including 1")
-    if recipe.metric is not None and recipe.data is None and recipe.eval is None:
-        raise UsageError(f"the metric {recipe.metric!r} needs samples: give --data or --eval")
-    if recipe.samples < 1:
-        raise UsageError(f"--samples is {recipe.samples}: give at least 1")
 
 
 def stored_plan(recipe: Recipe) -> Plan | None:
@@ -154,8 +129,10 @@ def build_report(work: Work, seconds: dict[str, float]) -> Report:
         )
     return Report(
         command="slim",
-        options=_options(recipe),
-        environment=environment_of(work.session, recipe.seed, SessionOptions(recipe.ep, recipe.threads)),
+        options=shown(recipe),
+        environment=environment_of(
+            SessionOptions(recipe.ep, recipe.threads), recipe.seed, evidence.provider, evidence.threads
+        ),
         before=sides[0],
         after=sides[1],
         ratios=Ratios.between(sides[0], sides[1], evidence.ratio),
@@ -189,17 +166,3 @@ def _warnings(sides: list[Side], evidence: Evidence, proof: Proof) -> tuple[str,
     if sides[0].macs == sides[1].macs and sides[0].parameters == sides[1].parameters:
         notes.append("nothing was removed: the plan is empty")
     return tuple(notes)
-
-
-def _options(recipe: Recipe) -> dict[str, Any]:
-    """The options as they were given; arrays and plans by their kind."""
-    shown: dict[str, Any] = {}
-    for item in fields(recipe):
-        value = getattr(recipe, item.name)
-        simple = value is None or isinstance(value, str | int | float | bool | tuple | dict)
-        shown[item.name] = value if simple else str(value) if isinstance(value, os.PathLike) else type(value).__name__
-    if isinstance(recipe.data, dict):
-        shown["data"] = "dict"
-    if isinstance(recipe.eval, dict):
-        shown["eval"] = "dict"
-    return shown

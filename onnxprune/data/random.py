@@ -12,7 +12,7 @@ import onnx
 from onnxprune.data.ranges import ValueUse, value_use
 from onnxprune.data.samples import Samples
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.runtime.session import SessionOptions, open_session
+from onnxprune.runtime.session import Session, SessionOptions, open_session
 
 Shape = tuple[int, ...]
 
@@ -62,16 +62,21 @@ def find_running_shapes(
 
 
 def find_running_sizes(
-    model: onnx.ModelProto, overrides: Mapping[str, Shape] | None = None, options: SessionOptions | None = None
+    model: onnx.ModelProto,
+    overrides: Mapping[str, Shape] | None = None,
+    options: SessionOptions | None = None,
+    session: Session | None = None,
 ) -> Sizes:
     """Returns the first sizes with which ONNX Runtime runs the model on random inputs (batch 1).
+
+    A ``session`` of the model, where there is one, spares opening another.
 
     Raises:
         UsageError: An override does not fit the model.
         ModelError: The model cannot be loaded, or runs with none of the sizes that are tried.
     """
     candidates = _size_candidates(model, overrides, batch=1)
-    session = open_session(model, replace(options or SessionOptions(), optimize=False))
+    session = session or open_session(model, replace(options or SessionOptions(), optimize=False))
     failure: ModelError | None = None
     tried: Sizes | None = None
     for sizes in candidates:

@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.model.io import read_values
 from onnxprune.model.shapes import Shape, Shapes, node_name, opset_of, stored_tensor
 from onnxprune.model.sizes import infer_shapes
+from onnxprune.model.values import element_type, is_float
 from onnxprune.ops import MacRule, NodeView, operator
 
 
@@ -94,19 +95,12 @@ def weight_tensors(graph: gs.Graph) -> Iterator[tuple[str, np.ndarray]]:
         for tensor in node.inputs:
             if isinstance(tensor, gs.Constant) and tensor.name not in seen:
                 seen.add(tensor.name)
-                if _is_float(tensor.dtype):
+                if is_float(element_type(tensor.dtype)):
                     yield tensor.name, read_values(tensor)
         if node.op == "Constant":
             values = stored_tensor(node)
-            if values is not None and _is_float(values.dtype):
+            if values is not None and is_float(element_type(values.dtype)):
                 yield node.outputs[0].name, values
         for body in node.attrs.values():
             if isinstance(body, gs.Graph):
                 yield from weight_tensors(body)
-
-
-def _is_float(dtype: object) -> bool:
-    if dtype is None or isinstance(dtype, int):
-        return False
-    kind = np.dtype(dtype)  # type: ignore[call-overload]
-    return kind.kind == "f" or kind.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import onnx
 from google.protobuf.message import DecodeError, Message
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from onnxprune.errors import ModelError
 from onnxprune.model.exporter import copy_fields
@@ -162,6 +162,26 @@ def move_out(model: onnx.ModelProto, file: BinaryIO) -> tuple[onnx.ModelProto, l
     result = onnx.ModelProto()
     _copy_message(model, result, copy)
     return result, entries, hasher.hexdigest()[:16]
+
+
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model in which the larger initializers are inputs: the same structure, light enough to be checked."""
+    large = {tensor.name: tensor for tensor in model.graph.initializer if byte_count(tensor) >= SMALLEST_OUTSIDE}
+    result = onnx.ModelProto()
+
+    def copy(tensor: onnx.TensorProto, target: onnx.TensorProto, is_initializer: bool) -> None:
+        if not is_initializer or tensor.name not in large:
+            target.CopyFrom(tensor)
+
+    _copy_message(model, result, copy)
+    kept = [tensor for tensor in result.graph.initializer if tensor.name]
+    del result.graph.initializer[:]
+    result.graph.initializer.extend(kept)
+    declared = {value.name for value in result.graph.input}
+    for name, tensor in large.items():
+        if name not in declared:
+            result.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+    return result
 
 
 def _size_in_attributes(model: onnx.ModelProto) -> int:

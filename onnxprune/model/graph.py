@@ -54,6 +54,15 @@ def captured(body: gs.Graph) -> set[str]:
     return names - inner
 
 
+def overridable(graph: gs.Graph) -> set[str]:
+    """Returns the initializers that are also graph inputs, which callers may override from IR version 4 on."""
+    origin = getattr(graph, "origin", None)
+    if origin is None or origin.ir_version < 4:
+        return set()
+    stored = {tensor.name for tensor in origin.graph.initializer}
+    return {value.name for value in origin.graph.input if value.name in stored}
+
+
 def copy_graph(graph: gs.Graph, tensor_map: Mapping[str, gs.Tensor] | None = None) -> Graph:
     """Return a copy of any graphsurgeon graph as a :class:`Graph`; weights are shared.
 

@@ -6,22 +6,21 @@ import contextlib
 import hashlib
 import math
 import os
-import secrets
 import stat
-from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 
+from onnxprune import arguments
 from onnxprune.errors import ModelError, OutputError, UsageError
 from onnxprune.model import external as weights
 from onnxprune.model.exporter import export_model
 from onnxprune.model.graph import Graph, copy_graph
 from onnxprune.model.importer import all_tensors, import_model
 from onnxprune.model.values import byte_count, is_known_type, read_values, write_values
+from onnxprune.model.writing import cannot_write, finish, sync_folder, temporary, write_whole
 
 __all__ = ["Graph", "digest", "load", "model_bytes", "read", "read_values", "save", "to_proto", "write_values"]
 
@@ -41,6 +40,7 @@ def load(
 
     Raises:
         ModelError: the file cannot be read, or what it holds is not a valid model.
+        UsageError: the source is none of these.
     """
     if isinstance(source, gs.Graph):
         return copy_graph(source)
@@ -49,6 +49,9 @@ def load(
         _check_whole(source)
         _check_values(source)
         return import_model(source)
+    if not isinstance(source, str | os.PathLike):
+        what = f"the model is of the type {type(source).__name__}"
+        raise UsageError(f"{what}: give a path, a ModelProto or a graphsurgeon graph")
     path = Path(source)
     model = _read_model(path)
     _check_header(model, f"'{path}'")
@@ -111,7 +114,9 @@ def save(
         UsageError: there is such a file, and ``overwrite`` is not given.
         OutputError: the file cannot be written.
     """
-    path = Path(path)
+    if not isinstance(model, gs.Graph | onnx.ModelProto):
+        raise UsageError(f"the model is of the type {type(model).__name__}: give a ModelProto or a graph")
+    path = Path(arguments.path(path, "the path of the model"))
     _check_target(path, overwrite)
     outside = isinstance(model, Graph) and model.external if external is None else external
     message = model if isinstance(model, onnx.ModelProto) else to_proto(model)
@@ -119,10 +124,11 @@ def save(
     outside = outside or weights.inline_size(message) >= weights.INLINE_LIMIT
     try:
         replaced = weights.old_weights(path) if path.exists() else []
-        written = _write_outside(message, path) if outside else _write_whole(message, path)
+        written = _write_outside(message, path) if outside else ""
+        if not outside:
+            write_whole(path, _serialized(message))
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"'{path}' cannot be written ({reason}): free some space or choose another folder") from error
+        raise cannot_write(path, error) from error
     for item in replaced:
         if item.name != written:
             with contextlib.suppress(OSError):
@@ -232,24 +238,15 @@ def _check_target(path: Path, overwrite: bool) -> None:
         raise UsageError(f"'{path}' exists: choose another name or give --force to replace it")
 
 
-def _write_whole(model: onnx.ModelProto, path: Path) -> str:
-    """Write the model as one file and return the name of the weights file, which is empty."""
-    with _temporary(path) as (file, name):
-        _finish(file, _serialized(model))
-        os.replace(name, path)
-    _sync_folder(path.parent)
-    return ""
-
-
 def _write_outside(model: onnx.ModelProto, path: Path) -> str:
     """Write the weights, then the model, and return the name of the weights file."""
-    with _temporary(path) as (data_file, data_name), _temporary(path) as (file, name):
+    with temporary(path) as (data_file, data_name), temporary(path) as (file, name):
         small, entries, content = weights.move_out(model, data_file)
-        _finish(data_file)
+        finish(data_file)
         data_path = path.with_name(weights.weights_name(path.stem, content))
         for entry in entries:
             entry.value = data_path.name
-        _finish(file, _serialized(small))
+        finish(file, _serialized(small))
         if not entries:
             os.replace(name, path)
             return ""
@@ -261,38 +258,9 @@ def _write_outside(model: onnx.ModelProto, path: Path) -> str:
             if not was_there and name.exists():
                 data_path.unlink(missing_ok=True)
             raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return data_path.name
 
 
 def _serialized(model: onnx.ModelProto) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
-
-
-def _finish(file: BinaryIO, data: bytes = b"") -> None:
-    """Write the rest, make sure that it has reached the disk, and close."""
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
-
-
-@contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """Give a new file beside ``path``; unless it was renamed, it is gone afterwards, whatever happened."""
-    name = path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.tmp")
-    try:
-        with name.open("xb") as file:
-            yield file, name
-    finally:
-        name.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new names last; not every system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -7,7 +7,7 @@ axis each element comes from, is what lets the channel engine edit them.
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnxprune.channels.facts import Axis
+from onnxprune.model.bodies import Kind, behind_bodies
 from onnxprune.model.graph import captured
 from onnxprune.model.io import read_values
+from onnxprune.model.values import element_type
 from onnxprune.ops import NodeView, Operator, Value, operator
 
 LOG = logging.getLogger("onnxprune")
@@ -38,8 +40,7 @@ class Shapes:
     """What is known about tensors, by name.
 
     ``types`` are ONNX element types; ``values`` the known contents; ``stored`` the names whose content comes from
-    constants alone; ``origins`` which axes' lengths each element of a value was computed from; ``escapes`` the axes
-    whose length leaves shape arithmetic, with the node that uses it as data.
+    constants alone; ``origins`` which axes' lengths each element of a value was computed from.
     """
 
     shapes: dict[str, Shape] = field(default_factory=dict)
@@ -47,7 +48,6 @@ class Shapes:
     values: dict[str, Array] = field(default_factory=dict)
     stored: set[str] = field(default_factory=set)
     origins: dict[str, Array] = field(default_factory=dict)
-    escapes: dict[Axis, str] = field(default_factory=dict)
 
     def view(self, node: gs.Node, opset: int) -> NodeView:
         """Returns the node as a rule sees it; tensors of unknown shape count as absent."""
@@ -118,8 +118,6 @@ class ShapeWalk:
                     if isinstance(tensor, gs.Constant) and tensor.name not in self.known.shapes:
                         self._add_constant(tensor)
             self._visit(node)
-        for tensor in self.graph.outputs:
-            self._escape(tensor.name, f"the graph output {tensor.name!r}")
         return self.known
 
     def _add_input(self, tensor: gs.Variable, shape: Shape | None) -> None:
@@ -153,19 +151,8 @@ class ShapeWalk:
                 self._set_value(node.outputs[0].name, content, stored=True)
             return
         self._infer(node)
-        if knowledge.values is None or not self._evaluate(node, knowledge):
-            for slot, tensor in enumerate(node.inputs):
-                if slot not in knowledge.operands and tensor.name in self.known.origins:
-                    self._escape(tensor.name, f"{node_name(node)!r} ({node.op})")
-            for body in node.attrs.values():
-                for name in captured(body) if isinstance(body, gs.Graph) else ():
-                    self._escape(name, f"the body of {node_name(node)!r} ({node.op})")
-
-    def _escape(self, name: str, user: str) -> None:
-        if name in self.known.origins:
-            for axes in self.known.origins[name].ravel():
-                for axis in axes:
-                    self.known.escapes.setdefault(axis, user)
+        if knowledge.values is not None:
+            self._evaluate(node, knowledge)
 
     def _evaluate(self, node: gs.Node, knowledge: Operator) -> bool:
         """Computes the node's outputs where all it reads is known; the lengths that Shape reads are known too."""
@@ -239,9 +226,36 @@ class ShapeWalk:
             if inferred is not None and inferred.HasField("tensor_type"):
                 self._record(tensor.name, inferred.tensor_type)
         self._apply_shape_rule(node)
+        for tensor, kind in zip(node.outputs, self._behind_bodies(node), strict=False):
+            if tensor.name and kind.shape is not None:
+                self.known.types[tensor.name] = kind.type
+                self.known.shapes[tensor.name] = kind.shape
         for tensor in node.outputs:
             if tensor.name and tensor.name not in self.known.shapes:
                 self._record_declared(tensor)
+
+    def _behind_bodies(self, node: gs.Node) -> list[Kind]:
+        if not any(isinstance(value, gs.Graph) for value in node.attrs.values()):
+            return []
+        return behind_bodies(node, [self._kind(tensor) for tensor in node.inputs], self._walk_body)
+
+    def _kind(self, tensor: gs.Tensor) -> Kind:
+        return Kind(self.known.types.get(tensor.name, 0), self.known.shapes.get(tensor.name))
+
+    def _walk_body(self, body: gs.Graph, inputs: Sequence[Kind]) -> list[Kind]:
+        """Returns the outputs of a body that reads what is known outside of it."""
+        inner = ShapeWalk(body, {})
+        inner._symbols.update(self._symbols)
+        outer = captured(body)
+        for content in ("types", "shapes", "values"):
+            source = getattr(self.known, content)
+            getattr(inner.known, content).update((name, source[name]) for name in outer if name in source)
+        for tensor, kind in zip(body.inputs, inputs, strict=False):
+            inner.known.types[tensor.name] = kind.type or inner.known.types[tensor.name]
+            if kind.shape is not None:
+                inner.known.shapes[tensor.name] = kind.shape
+        inner.run()
+        return [inner._kind(tensor) for tensor in body.outputs]
 
     def _apply_shape_rule(self, node: gs.Node) -> None:
         """Takes the shapes that onnx does not infer from the operator's own rule."""
@@ -256,7 +270,8 @@ class ShapeWalk:
             return
         for tensor, shape in zip(node.outputs, shapes, strict=False):
             if tensor in missing:
-                self.known.types[tensor.name] = self.known.types[node.inputs[0].name]
+                inferred = self.known.types.get(tensor.name, 0)
+                self.known.types[tensor.name] = inferred or self.known.types[node.inputs[0].name]
                 self.known.shapes[tensor.name] = shape
 
     def _inferred(self, node: gs.Node) -> dict[str, onnx.TypeProto]:
@@ -307,13 +322,6 @@ class ShapeWalk:
             except onnx.defs.SchemaError:
                 self._schemas[key] = None
         return self._schemas[key]
-
-
-def element_type(dtype: Any) -> int:
-    """Returns the ONNX element type of a graphsurgeon dtype; 0 where unknown."""
-    if dtype is None:
-        return 0
-    return int(dtype) if isinstance(dtype, int) else int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
 def node_proto(node: gs.Node) -> onnx.NodeProto:

@@ -28,7 +28,7 @@ def infer_shapes(graph: gs.Graph, sizes: Mapping[str, Shape] | None = None) -> S
     Free dimensions are tried in a few sizes, and the choice that leaves the fewest shapes unknown is kept.
     """
     if sizes is not None:
-        return ShapeWalk(graph, {**default_sizes(graph, batch=1), **sizes}).run()
+        return ShapeWalk(graph, _completed(graph, sizes)).run()
     candidates: list[dict[str, Shape]] = []
     for batch, spatial in ((2, 64), (1, 64), (1, 224), (1, 320), (1, 16)):
         choice = default_sizes(graph, batch, spatial)
@@ -39,7 +39,7 @@ def infer_shapes(graph: gs.Graph, sizes: Mapping[str, Shape] | None = None) -> S
         found = ShapeWalk(graph, choice).run()
         if best is None or len(found.shapes) > len(best.shapes):
             best = found
-        if all(tensor.name in found.shapes for node in graph.nodes for tensor in node.outputs if tensor.name):
+        if _complete(graph, found):
             break
     return best if best is not None else Shapes()
 
@@ -51,6 +51,10 @@ def generic_shapes(graph: gs.Graph, sizes: Mapping[str, Shape] | None = None) ->
     2, a Reshape that mixes batch and channels may happen to look like one that does not. Where a graph does not admit
     that, the batch alone gets one, and then none.
     """
+    chosen = _with_primes(graph, default_sizes(graph) if sizes is None else _completed(graph, sizes), None)
+    found = ShapeWalk(graph, chosen).run()
+    if _complete(graph, found):
+        return found, chosen
     plain = infer_shapes(graph, sizes)
     base = {tensor.name: plain.shapes[tensor.name] for tensor in graph.inputs if tensor.name in plain.shapes}
     for dims in (None, 0):
@@ -61,6 +65,14 @@ def generic_shapes(graph: gs.Graph, sizes: Mapping[str, Shape] | None = None) ->
         if len(found.shapes) >= len(plain.shapes):
             return found, chosen
     return plain, base
+
+
+def _completed(graph: gs.Graph, sizes: Mapping[str, Shape]) -> dict[str, Shape]:
+    return {**default_sizes(graph, batch=1), **sizes}
+
+
+def _complete(graph: gs.Graph, found: Shapes) -> bool:
+    return all(tensor.name in found.shapes for node in graph.nodes for tensor in node.outputs if tensor.name)
 
 
 def _with_primes(graph: gs.Graph, base: Mapping[str, Shape], only: int | None) -> dict[str, Shape]:

@@ -61,9 +61,22 @@ def numpy_type(element_type: int) -> np.dtype[Any] | int | None:
         return element_type
 
 
-def element_type(dtype: np.dtype[Any] | type | int) -> int:
-    """Return the ONNX element type of a NumPy type; a number is passed through."""
+def element_type(dtype: np.dtype[Any] | type | int | None) -> int:
+    """Return the ONNX element type of a NumPy type; 0 where there is none; a number is passed through."""
+    if dtype is None:
+        return onnx.TensorProto.UNDEFINED
     return dtype if isinstance(dtype, int) else int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+
+def is_float(element_type: int) -> bool:
+    """Return whether an ONNX element type holds floating-point numbers of at least 8 bits."""
+    return element_type in _FLOATS
+
+
+_FLOATS = frozenset(
+    onnx.TensorProto.DataType.Value(name)
+    for name in ("FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E5M2")
+)
 
 
 @functools.cache

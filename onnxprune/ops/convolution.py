@@ -20,8 +20,8 @@ def conv(node: NodeView) -> Facts:
     elif group == x.shape[1]:
         yield from _depthwise(node, x.axis(1), y.axis(1), y.shape[1] // group)
     else:
-        yield Balance(x.axis(1), x.shape[1] // group, w.axis(1), contracts=True)
-        yield Balance(y.axis(1), y.shape[1] // group)
+        yield Balance(x.axis(1), block_size(x, group), w.axis(1), w.axis(0), contracts=True)
+        yield Balance(y.axis(1), block_size(y, group))
 
 
 @channel_rule("ConvTranspose")
@@ -40,8 +40,8 @@ def conv_transpose(node: NodeView) -> Facts:
         yield from _depthwise(node, x.axis(1), y.axis(1), w.shape[1])
         yield Freeze(w.axis(1), "outputs of one depthwise channel stay together")
     else:
-        yield Balance(x.axis(1), x.shape[1] // group, contracts=True)
-        yield Balance(y.axis(1), w.shape[1], w.axis(1))
+        yield Balance(x.axis(1), block_size(x, group), contracts=True)
+        yield Balance(y.axis(1), w.shape[1], w.axis(1), w.axis(0))
 
 
 @mac_rule("Conv")
@@ -54,6 +54,14 @@ def conv_macs(node: NodeView) -> int:
 def conv_transpose_macs(node: NodeView) -> int:
     """Every input element feeds the whole kernel of its group."""
     return math.prod(node.data.shape) * math.prod(node.weight(1).shape[1:])
+
+
+def block_size(value: Value, group: int) -> int:
+    """Returns the number of channels (axis 1) in each group."""
+    size, rest = divmod(value.shape[1], group)
+    if rest:
+        raise ValueError(f"{group} groups do not divide {value.shape[1]} channels")
+    return size
 
 
 def _surroundings(x: Value, w: Value, y: Value) -> Facts:

@@ -1,12 +1,12 @@
 """Operators that work element by element, with broadcasting."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from onnxprune.channels.facts import Facts, free
-from onnxprune.channels.registry import Array, NodeView, channel_rule, value_rule
+from onnxprune.channels.registry import Array, NodeView, channel_rule, shape_rule, value_rule
 from onnxprune.ops.broadcasting import broadcast
 
 ACTIVATIONS = (
@@ -59,6 +59,12 @@ _BINARY: dict[str, Callable[..., Any]] = {
     "Equal": np.equal, "Greater": np.greater, "GreaterOrEqual": np.greater_equal, "Less": np.less,
     "LessOrEqual": np.less_equal, "Max": np.maximum, "Min": np.minimum,
 }  # fmt: skip
+
+
+@shape_rule("GreaterOrEqual", "LessOrEqual")
+def comparison_shape(node: NodeView) -> Sequence[tuple[int, ...]]:
+    """As NumPy broadcasts; until opset 16 these are functions, of which onnx infers the type alone."""
+    return [np.broadcast_shapes(node.data.shape, node.weight(1).shape)]
 
 
 @value_rule("Identity", moves=True)

@@ -6,7 +6,8 @@ The axes that positions count along stay; the others correspond one to one.
 import numpy as np
 
 from onnxprune.channels.facts import Balance, Count, Facts, Freeze, Operand, Tie
-from onnxprune.channels.registry import NodeView, Value, channel_rule
+from onnxprune.channels.registry import Array, NodeView, Value, channel_rule, value_rule
+from onnxprune.ops.convolution import block_size
 
 
 @channel_rule("GatherElements")
@@ -75,6 +76,12 @@ def determinant(node: NodeView) -> Facts:
     """One number for every matrix in the last two axes."""
     for dim in range(node.result.rank):
         yield Tie(node.data.axis(dim), node.result.axis(dim))
+
+
+@value_rule("NonZero")
+def nonzero_value(node: NodeView, inputs: list[Array]) -> list[Array]:
+    """The positions of what is not zero, one column each."""
+    return [np.array(np.nonzero(np.atleast_1d(inputs[0])), np.int64)]
 
 
 @channel_rule("ReverseSequence")
@@ -150,13 +157,13 @@ def deform_conv(node: NodeView) -> Facts:
     if bias is not None:
         yield Tie(bias.axis(0), y.axis(1))
     if group > 1:
-        yield Balance(y.axis(1), y.shape[1] // group)
+        yield Balance(y.axis(1), block_size(y, group))
     if node.attribute("offset_group", 1) > 1:
         yield Freeze(x.axis(1), f"{node.name!r} (DeformConv) has several groups of offsets")
     elif group == 1:
         yield Tie(x.axis(1), w.axis(1), contracts=True)
     else:
-        yield Balance(x.axis(1), x.shape[1] // group, w.axis(1), contracts=True)
+        yield Balance(x.axis(1), block_size(x, group), w.axis(1), w.axis(0), contracts=True)
 
 
 @channel_rule("DFT", operands=(1,))

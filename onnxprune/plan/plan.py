@@ -14,28 +14,32 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.channels.facts import SPATIAL
+from onnxprune import arguments
+from onnxprune.channels.facts import SPATIAL, Axis
 from onnxprune.channels.groups import ChannelGroup, Channels
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.model.shapes import node_name
 from onnxprune.plan.rounding import block, kept
 from onnxprune.plan.select import select
-from onnxprune.score.scores import Scores
+from onnxprune.score.scores import Scores, Vector
 
 SCHEMA = 1
+
+Positions = tuple[int, ...] | tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Units to remove by group name; ``units`` are the sizes of all groups, which must agree when it is applied.
 
-    ``options`` records how the plan was made, ``weights`` the removed positions by tensor and dimension.
+    ``options`` records how the plan was made, ``weights`` the removed positions by tensor and dimension: one list, or
+    one for each block of consecutive rows (dimension 0) where the groups of a grouped operator lose different ones.
     """
 
     removals: Mapping[str, tuple[int, ...]]
     units: Mapping[str, int]
     options: Mapping[str, Any] = field(default_factory=dict)
-    weights: tuple[tuple[str, int, tuple[int, ...]], ...] = ()
+    weights: tuple[tuple[str, int, Positions], ...] = ()
 
     def to_json(self) -> str:
         """Returns the plan as JSON text, keys in order."""
@@ -67,7 +71,7 @@ class Plan:
             removals = {str(g["name"]): tuple(int(unit) for unit in g["removed"]) for g in groups if g["removed"]}
             units = {str(g["name"]): int(g["units"]) for g in groups}
             rows = content.get("weights", [])
-            weights = tuple((str(w["tensor"]), int(w["axis"]), tuple(int(i) for i in w["removed"])) for w in rows)
+            weights = tuple((str(w["tensor"]), int(w["axis"]), _positions(w["removed"])) for w in rows)
             options = dict(content.get("options", {}))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError("the text is not a plan: give one that --save-plan wrote") from error
@@ -85,6 +89,7 @@ class Plan:
             UsageError: the file cannot be read.
             UsageError: it holds no plan.
         """
+        path = arguments.path(path, "the path of the plan")
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -120,8 +125,8 @@ def plan(
     round_to: int | str = "auto",
     allocation: str = "uniform",
     target: str = "ort-cpu",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    include: Sequence[str] | str = (),
+    exclude: Sequence[str] | str = (),
 ) -> Plan:
     """Returns which units go: the lowest scores of every group, or of all groups together.
 
@@ -140,8 +145,9 @@ def plan(
         SelectorError: a selector matches nothing.
         PlanError: nothing can be removed.
     """
-    if not 0 <= ratio < 1:
-        raise UsageError(f"the pruning ratio is {ratio}: give the fraction to remove, from 0 up to but not including 1")
+    ratio, round_to = arguments.fraction(ratio, "the pruning ratio"), arguments.multiple(round_to, "--round-to")
+    include, exclude = arguments.patterns(include, "--include"), arguments.patterns(exclude, "--exclude")
+    target = arguments.word(target, "--target")
     if allocation not in ("uniform", "global"):
         raise UsageError(f"there is no allocation {allocation!r}: choose uniform or global")
     groups = select(channels, include, exclude)
@@ -152,9 +158,8 @@ def plan(
     for group in groups:
         wanted = counts[group.name]
         stay = kept(group, wanted, block(group, round_to, target)) if wanted < group.units else group.units
-        order = np.argsort(scores.values[group.name], kind="stable")
         if stay < group.units:
-            removals[group.name] = tuple(int(unit) for unit in sorted(order[: group.units - stay]))
+            removals[group.name] = lowest(group, scores.values[group.name], group.units - stay)
     if not removals and ratio > 0:
         raise PlanError(
             f"rounding leaves nothing to remove from {len(groups)} groups at ratio {ratio}: "
@@ -167,6 +172,15 @@ def plan(
     }  # fmt: skip
     units = {group.name: group.units for group in channels.prunable}
     return Plan(removals, units, options, _weights(channels, removals))
+
+
+def lowest(group: ChannelGroup, values: Vector, count: int) -> tuple[int, ...]:
+    """Returns the ``count`` units of the lowest scores, in order; as many from each block of the group."""
+    order = np.argsort(values, kind="stable")
+    if group.blocks is not None:
+        order = order[np.argsort(group.blocks[order], kind="stable")].reshape(group.block_count, -1)
+        order = order[:, : count // group.block_count].ravel()
+    return tuple(np.sort(order[:count]).tolist())
 
 
 def _uniform(groups: Sequence[ChannelGroup], ratio: float) -> dict[str, float]:
@@ -182,19 +196,23 @@ def _globally(groups: Sequence[ChannelGroup], scores: Scores, ratio: float) -> d
     return {g.name: float(g.units - part.sum()) for g, part in zip(groups, np.split(goes, ends), strict=True)}
 
 
-def _weights(
-    channels: Channels, removals: Mapping[str, tuple[int, ...]]
-) -> tuple[tuple[str, int, tuple[int, ...]], ...]:
-    parts: dict[tuple[str, int], list[np.ndarray]] = {}
-    for group in channels.groups:
-        units = np.array(removals.get(group.name, ()), np.int64)
-        stored = set(group.weights)
-        for member in group.members if units.size else ():
-            lost = member.channels[np.isin(member.units, units)]
-            for axis in member.axes:
-                if axis in stored:
-                    parts.setdefault((axis.tensor, axis.dim), []).append(lost)
-    return tuple((*key, tuple(np.unique(np.concatenate(lost)).tolist())) for key, lost in sorted(parts.items()))
+def _weights(channels: Channels, removals: Mapping[str, tuple[int, ...]]) -> tuple[tuple[str, int, Positions], ...]:
+    lost_of = channels.lost(removals)
+    stored = {axis for group in channels.groups for axis in group.weights}
+    found: dict[Axis, Positions] = {axis: tuple(lost.tolist()) for axis, lost in lost_of.items() if axis in stored}
+    for grid in channels.grids:
+        axis = Axis(grid.tensor, grid.columns)
+        if axis in stored and grid.axis in lost_of:
+            blocks = channels.shapes.shapes[grid.axis.tensor][grid.axis.dim] // grid.size
+            rows = (lost_of[grid.axis] % grid.size).reshape(blocks, -1).tolist()
+            found[axis] = tuple(map(tuple, rows)) if any(row != rows[0] for row in rows) else tuple(rows[0])
+    return tuple((*axis, lost) for axis, lost in sorted(found.items()))
+
+
+def _positions(removed: list[Any]) -> Positions:
+    if any(isinstance(item, list) for item in removed):
+        return tuple(tuple(int(place) for place in row) for row in removed)
+    return tuple(int(place) for place in removed)
 
 
 def why_nothing(channels: Channels) -> str:

@@ -15,6 +15,8 @@ SMALL = 8
 def block(group: ChannelGroup, round_to: int | str, target: str) -> int:
     """Returns the number of units in which a group shrinks, such that its channels are multiples of ``round_to``.
 
+    Groups with blocks shrink by as many units in each.
+
     Raises:
         UsageError: ``round_to`` is neither ``auto`` nor a positive number, or the target is unknown.
     """
@@ -27,7 +29,7 @@ def block(group: ChannelGroup, round_to: int | str, target: str) -> int:
         multiple = round_to
     else:
         raise UsageError(f"--round-to is {round_to!r}: give 'auto' or a whole number from 1 on")
-    return multiple // math.gcd(multiple, group.width)
+    return math.lcm(group.block_count, multiple // math.gcd(multiple, group.width))
 
 
 def kept(group: ChannelGroup, wanted: float, units: int) -> int:

@@ -8,17 +8,21 @@ import fnmatch
 import re
 from collections.abc import Callable, Sequence
 
+from onnxprune.arguments import patterns
 from onnxprune.channels.groups import ChannelGroup, Channels
 from onnxprune.errors import SelectorError
 from onnxprune.model.shapes import node_name
 
 
-def select(channels: Channels, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> tuple[ChannelGroup, ...]:
+def select(
+    channels: Channels, include: Sequence[str] | str = (), exclude: Sequence[str] | str = ()
+) -> tuple[ChannelGroup, ...]:
     """Returns the prunable groups that some ``include`` pattern matches (all without one) and no ``exclude`` pattern.
 
     Raises:
         SelectorError: a pattern matches nothing, or is not a regular expression.
     """
+    include, exclude = patterns(include, "--include"), patterns(exclude, "--exclude")
     index = _Index(channels)
     included = set[str]().union(*(index.groups(pattern) for pattern in include)) if include else None
     excluded = set[str]().union(*(index.groups(pattern) for pattern in exclude))

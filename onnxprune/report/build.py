@@ -14,7 +14,7 @@ from onnxprune.channels.groups import ChannelGroup, Channels
 from onnxprune.model.cost import Cost
 from onnxprune.model.io import digest, model_bytes
 from onnxprune.report.schema import Environment, GroupRow, Latency, LinkRow, NodeRow, Report, Side
-from onnxprune.runtime.session import Session, SessionOptions, environment
+from onnxprune.runtime.session import SessionOptions, environment
 
 
 def describe_side(
@@ -52,16 +52,18 @@ def describe_file(report: Report, path: str | os.PathLike[str]) -> Report:
     return replace(report, after=after)
 
 
-def environment_of(session: Session | None, seed: int, options: SessionOptions) -> Environment:
-    """Returns versions, machine, provider and threads; those of the session where there is one."""
+def environment_of(
+    options: SessionOptions, seed: int, provider: str | None = None, threads: int | None = None
+) -> Environment:
+    """Returns versions and machine; provider and threads are those of the session that measured, if any."""
     found = environment(options)
     return Environment(
         onnxprune=str(found["onnxprune"]),
         onnx=str(found["onnx"]),
         onnxruntime=str(found["onnxruntime"]),
-        provider=session.provider if session is not None else None,
+        provider=provider,
         cpu=str(found["cpu"]),
-        threads=session.threads if session is not None else None,
+        threads=threads,
         seed=seed,
     )
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _GROUPS_SHOWN = 12
 _REASONS_SHOWN = 8
-_STYLES = {"bad": "bold red", "warn": "yellow", "info": "cyan", "good": "green"}
+_STYLES = {"bad": "bold red", "warn": "yellow", "info": "cyan"}
 
 
 def render(report: Report, console: Console) -> None:
@@ -41,7 +41,6 @@ def render(report: Report, console: Console) -> None:
     fidelity = summary.fidelity_sentence(report)
     if fidelity is not None:
         _line(console, fidelity)
-    _work(report, console)
     touched = [group for group in report.groups if group.removed > 0]
     _groups(sorted(touched, key=lambda group: -group.removed), console, removed=True)
     _frozen(report, console)
@@ -60,8 +59,6 @@ def render_inspection(report: Report, console: Console) -> None:
     if report.groups:
         _line(console, summary.headline(report), "" if free else "yellow")
     _groups(sorted(free, key=lambda group: -group.units), console, removed=False)
-    if report.blocks:
-        _line(console, summary.block_sentence(report))
     _frozen(report, console)
     _notices(report, console)
 
@@ -105,25 +102,6 @@ def render_latencies(report: Report, console: Console) -> None:
     threads = f"{found.threads} thread" + ("s" if found.threads != 1 else "")
     _line(console, f"{found.provider}, {threads}, {found.cpu}, ONNX Runtime {found.onnxruntime}", "dim")
     _warnings(report, console)
-
-
-def _work(report: Report, console: Console) -> None:
-    """What was done besides channels."""
-    if any(block.dropped for block in report.blocks):
-        _line(console, summary.block_sentence(report))
-    if report.sparsity.fraction is not None:
-        pattern = f", pattern {report.sparsity.pattern}" if report.sparsity.pattern else ""
-        _line(console, f"zeros in the weights: {units.percent(report.sparsity.fraction)}{pattern}")
-    quantization = report.quantization
-    if quantization.quantized is not None:
-        text = f"quantized nodes: {quantization.quantized} of {units.count(quantization.eligible)}"
-        if quantization.fusion.fused is not None:
-            text += f", fused into integer kernels: {quantization.fusion.fused} of "
-            text += units.count(quantization.fusion.eligible)
-        _line(console, text)
-    if report.recovery.method is not None:
-        kept = sum(layer.kept for layer in report.recovery.layers)
-        _line(console, f"repair {report.recovery.method}: kept on {kept} of {len(report.recovery.layers)} nodes")
 
 
 def _groups(groups: list[GroupRow], console: Console, removed: bool) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxprune.errors import OutputError, UsageError
+from onnxprune.errors import UsageError
+from onnxprune.model.writing import write_whole
 
 if TYPE_CHECKING:
     from onnxprune.report.schema import Report
@@ -38,30 +36,8 @@ def save(report: Report, path: Path) -> None:
         OutputError: the file cannot be written; an earlier file of that name is then unchanged.
     """
     check_suffix(path)
-    write_whole(path, _rendered(report, path.suffix.lower()))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Put ``text`` at ``path`` through a temporary file beside it and one rename.
-
-    Raises:
-        OutputError: the folder is missing or closed, the disk is full, or ``path`` is a folder.
-    """
-    temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}.tmp")
-    try:
-        # "x" and not mkstemp: the file gets the permissions that the user's umask gives, and is never somebody else's.
-        with temporary.open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(
-            f"report file '{path}' cannot be written ({error.strerror or error}): name a file in a writable folder"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    text = _rendered(report, path.suffix.lower())
+    write_whole(path, text.encode("utf-8", "backslashreplace"))
 
 
 def _rendered(report: Report, suffix: str) -> str:

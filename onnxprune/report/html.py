@@ -94,7 +94,6 @@ def _context(report: Report, drawing: str | None) -> dict[str, Any]:
         "groups": group_chart(report),
         "nodes": node_charts(report),
         "frozen": summary.frozen_reasons(report),
-        "block_text": summary.block_sentence(report),
         "wants_proof": summary.wants_proof(report),
         "proof": summary.proof_sentence(report),
         "fidelity": summary.fidelity_sentence(report),

@@ -21,16 +21,12 @@ def to_markdown(report: Report) -> str:
         _proof(report),
         _groups(report),
         _frozen(report),
-        _blocks(report),
-        _sparsity(report),
-        _quantization(report),
-        _recovery(report),
         _provenance(report),
     ]
     return "\n\n".join(part for group in parts for part in group) + "\n"
 
 
-_WORDS = {"bad": "Warning", "warn": "Warning", "info": "Note", "good": "Note"}
+_WORDS = {"bad": "Warning", "warn": "Warning", "info": "Note"}
 
 
 def _figures(report: Report) -> list[str]:
@@ -81,64 +77,6 @@ def _frozen(report: Report) -> list[str]:
     return ["## Frozen, and why", _table(("reason", "groups", "names"), rows)]
 
 
-def _blocks(report: Report) -> list[str]:
-    if not report.blocks:
-        return []
-    rows = [
-        (_code(block.name), "dropped" if block.dropped else "", _escaped(block.reason or "")) for block in report.blocks
-    ]
-    return ["## Blocks", summary.block_sentence(report) + ".", _table(("block", "", "reason"), rows)]
-
-
-def _sparsity(report: Report) -> list[str]:
-    sparsity = report.sparsity
-    if sparsity.fraction is None:
-        return []
-    pattern = f" in the pattern {_escaped(sparsity.pattern)}" if sparsity.pattern else ""
-    parts = ["## Sparsity", f"{units.percent(sparsity.fraction)} of the weights are zero{pattern}."]
-    if sparsity.tensors:
-        rows = [
-            (_code(item.name), units.percent(item.fraction), _escaped(item.pattern or "")) for item in sparsity.tensors
-        ]
-        parts.append(_table(("tensor", "zeros", "pattern"), rows))
-    return parts
-
-
-def _quantization(report: Report) -> list[str]:
-    result = report.quantization
-    if result.quantized is None:
-        return []
-    text = f"{result.quantized:,} of {units.count(result.eligible)} eligible nodes are quantized"
-    text += f" for {_escaped(result.target)}." if result.target else "."
-    if result.fusion.fused is not None:
-        text += f" The runtime fused {result.fusion.fused:,} of {units.count(result.fusion.eligible)}."
-    parts = ["## Quantization", text]
-    if result.left:
-        rows = [(_code(item.node), _escaped(item.reason)) for item in result.left]
-        parts.append(_table(("left in float", "reason"), rows))
-    return parts
-
-
-def _recovery(report: Report) -> list[str]:
-    if report.after is None:
-        return []
-    if report.recovery.method is None:
-        return ["## Repair", "No repair was applied."]
-    parts = ["## Repair", f"Method: {_escaped(report.recovery.method)}."]
-    if report.recovery.layers:
-        rows = [
-            (
-                _code(layer.node),
-                units.small(layer.error_before),
-                units.small(layer.error_after),
-                "kept" if layer.kept else "rolled back",
-            )
-            for layer in report.recovery.layers
-        ]
-        parts.append(_table(("node", "error before", "error after", ""), rows))
-    return parts
-
-
 def _provenance(report: Report) -> list[str]:
     rows = [*_file_rows("before", report.before), *(_file_rows("after", report.after) if report.after else [])]
     rows += [(name, _code(value)) for name, value in summary.environment_rows(report)]
@@ -159,8 +97,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 _RIGHT = frozenset(
     [
-        *("before", "after", "change", "model", "groups", "zeros"),
-        *("units before", "units after", "removed", "error before", "error after"),
+        *("before", "after", "change", "model", "groups"),
+        *("units before", "units after", "removed"),
     ]
 )
 

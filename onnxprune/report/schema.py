@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import numbers
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onnxprune import arguments
 from onnxprune.errors import UsageError
 
 SCHEMA = 1
@@ -308,7 +310,7 @@ class Report:
             raise UsageError(f"the report does not follow schema {SCHEMA} ({error}): write the report anew") from error
         return typing.cast(Report, report)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON, Markdown or HTML, by the suffix of ``path``; whole or not at all.
 
         Raises:
@@ -317,7 +319,7 @@ class Report:
         """
         from onnxprune.report.files import save
 
-        save(self, Path(path))
+        save(self, Path(arguments.path(path, "the path of the report")))
 
 
 def _ratio(after: float | None, before: float | None) -> float | None:

@@ -28,7 +28,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that a reader must not miss; ``level`` is bad, warn, info or good."""
+    """Something that a reader must not miss; ``level`` is bad, warn or info."""
 
     level: str
     text: str
@@ -169,13 +169,6 @@ def fidelity_sentence(report: Report) -> str | None:
     return f"fidelity to the original: {', '.join(parts)}" if parts else None
 
 
-def block_sentence(report: Report) -> str:
-    """How many blocks went, or, where nothing was done yet, can go."""
-    if report.after is None:
-        return f"{sum(block.reason is None for block in report.blocks)} of {len(report.blocks)} blocks can be dropped"
-    return f"{sum(block.dropped for block in report.blocks)} of {len(report.blocks)} blocks were dropped"
-
-
 def headline(report: Report) -> str:
     """The result in one line."""
     if report.after is None:
@@ -202,14 +195,8 @@ def notices(report: Report) -> tuple[Notice, ...]:
     if report.after is None:
         return ()
     found = [_proof_notice(report), metric_notice(report), _latency_notice(report)]
-    order = {"bad": 0, "warn": 1, "info": 2, "good": 3}
+    order = {"bad": 0, "warn": 1, "info": 2}
     return tuple(sorted((notice for notice in found if notice is not None), key=lambda item: order[item.level]))
-
-
-def repair_words(report: Report) -> str:
-    """Whether a repair was applied, to end a sentence with."""
-    method = report.recovery.method
-    return "no repair was applied" if method is None else f"the repair was '{method}'"
 
 
 def _proof_notice(report: Report) -> Notice | None:
@@ -241,7 +228,7 @@ def metric_notice(report: Report) -> Notice | None:
     level = "bad" if drop / scale >= _DROPS[2] else ("warn" if drop / scale >= _DROPS[1] else "info")
     verb = "fell" if higher_is_better(name) else "rose"
     label = metric_label(name)
-    text = f"{label} {verb} from {units.metric(name, old)} to {units.metric(name, new)}: {repair_words(report)}."
+    text = f"{label} {verb} from {units.metric(name, old)} to {units.metric(name, new)}: no repair was applied."
     return Notice(level, text[0].upper() + text[1:])
 
 

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import onnxruntime as ort
+from onnx import helper
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from onnxprune.errors import ModelError, ProviderError, UnsupportedOpError, UsageError
-from onnxprune.model.io import model_bytes, save
+from onnxprune.model.io import model_bytes, save, to_proto
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -41,6 +43,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(uint64)": np.dtype(np.uint64),
     "tensor(bool)": np.dtype(np.bool_),
 }
+
+_ELEMENT_TYPES = {int(helper.np_dtype_to_tensor_dtype(dtype)): dtype for dtype in _DTYPES.values()}
 
 _RUNTIME_ERRORS: tuple[type[Exception], ...] = (
     native.EPFail,
@@ -160,8 +164,12 @@ class Session:
         return run_once
 
 
-def open_session(model: onnx.ModelProto | str | os.PathLike[str], options: SessionOptions | None = None) -> Session:
+def open_session(
+    model: onnx.ModelProto | gs.Graph | str | os.PathLike[str], options: SessionOptions | None = None
+) -> Session:
     """Returns a session for a model in memory or in a file; the model is not changed.
+
+    Given a graph, less memory is taken: its message is gone before the runtime reads what was written of it.
 
     Raises:
         UsageError: The provider is unknown, or the number of threads is not positive.
@@ -172,10 +180,13 @@ def open_session(model: onnx.ModelProto | str | os.PathLike[str], options: Sessi
     options = options or SessionOptions()
     _check(options)
     threads = options.threads or available_threads()
-    if not isinstance(model, onnx.ModelProto):
+    if isinstance(model, str | os.PathLike):
         return Session(_open(os.fspath(model), options, threads), threads)
+    model = to_proto(model) if isinstance(model, gs.Graph) else model
     if model_bytes(model) < _INLINE_BYTES:
-        return Session(_open(bytes(model.SerializeToString()), options, threads), threads)
+        content = bytes(model.SerializeToString())
+        del model
+        return Session(_open(content, options, threads), threads)
     folder = Path(tempfile.mkdtemp(prefix="onnxprune-"))
     try:
         path = folder / "model.onnx"
@@ -185,6 +196,30 @@ def open_session(model: onnx.ModelProto | str | os.PathLike[str], options: Sessi
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return session
+
+
+def input_specs(model: onnx.ModelProto) -> tuple[InputSpec, ...]:
+    """Returns the inputs of a model as its session would, without opening one.
+
+    Raises:
+        ModelError: an input is no tensor of numbers.
+    """
+    stored = {tensor.name for tensor in model.graph.initializer}
+    stored |= {tensor.values.name for tensor in model.graph.sparse_initializer}
+    return tuple(_declared_spec(value) for value in model.graph.input if value.name not in stored)
+
+
+def check_provider(options: SessionOptions) -> None:
+    """Checks what can be told without a model.
+
+    Raises:
+        UsageError: The provider is unknown, or the number of threads is not positive.
+        ProviderError: This build of ONNX Runtime does not have the provider.
+    """
+    _check(options)
+    wanted = _PROVIDERS[options.provider]
+    if wanted not in ort.get_available_providers():
+        raise ProviderError(f"this build of ONNX Runtime has no {wanted}: install onnxruntime-gpu, or use --ep cpu")
 
 
 def environment(options: SessionOptions | None = None) -> dict[str, str | int]:
@@ -222,9 +257,8 @@ def _check(options: SessionOptions) -> None:
 def _open(model: str | bytes, options: SessionOptions, threads: int) -> Any:
     # Failing to load CUDA is reported by the default logger, which session options do not reach.
     ort.set_default_logger_severity(_FATAL)
+    check_provider(options)
     wanted = _PROVIDERS[options.provider]
-    if wanted not in ort.get_available_providers():
-        raise ProviderError(f"this build of ONNX Runtime has no {wanted}: install onnxruntime-gpu, or use --ep cpu")
     providers = list(dict.fromkeys([wanted, _PROVIDERS["cpu"]]))
     try:
         session = ort.InferenceSession(model, _native_options(options, threads), providers=providers, enable_fallback=0)
@@ -234,6 +268,7 @@ def _open(model: str | bytes, options: SessionOptions, threads: int) -> Any:
         raise ProviderError(
             f"ONNX Runtime could not start {wanted} on this machine: install its driver and libraries, or use --ep cpu"
         )
+    session._model_bytes = None  # kept by ONNX Runtime for a fallback that is switched off: the whole model once more
     return session
 
 
@@ -283,6 +318,20 @@ def _input_spec(argument: Any) -> InputSpec:
             " give the model inputs that are tensors of numbers"
         )
     return InputSpec(argument.name, dtype, tuple(argument.shape))
+
+
+def _declared_spec(value: onnx.ValueInfoProto) -> InputSpec:
+    tensor = value.type.tensor_type
+    dtype = _ELEMENT_TYPES.get(tensor.elem_type)
+    if dtype is None:
+        kind = (value.type.WhichOneof("value") or "unknown").removesuffix("_type")
+        words = f"tensor({onnx.TensorProto.DataType.Name(tensor.elem_type).lower()})" if kind == "tensor" else kind
+        raise ModelError(
+            f"input {value.name!r} has the type {words}, which is not supported:"
+            " give the model inputs that are tensors of numbers"
+        )
+    dims = (dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim)
+    return InputSpec(value.name, dtype, tuple(None if isinstance(dim, int) and dim < 0 else dim for dim in dims))
 
 
 def _version(package: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from onnxprune.channels.balance import Grid
 from onnxprune.channels.facts import Axis
 from onnxprune.channels.groups import ChannelGroup, Channels
 from onnxprune.model.cost import weight_tensors
@@ -45,11 +46,13 @@ def batchnorm(channels: Channels, seed: int) -> dict[str, Vector]:
 def _owned(channels: Channels, measure: Callable[[Vector], Vector]) -> dict[str, Vector]:
     """Sums a measure of the weights over each unit; vectors (biases, statistics) count where there is nothing else."""
     wanted = _axes(channels.prunable)
+    stored = {axis for group in channels.prunable for axis in group.weights} & set(wanted)
+    grids = {grid.tensor: grid for grid in channels.grids if grid.axis in wanted}
     matrices = {group.name: np.zeros(group.units) for group in channels.prunable}
     vectors = {group.name: np.zeros(group.units) for group in channels.prunable}
     for name, values in weight_tensors(channels.graph):
-        dims = [dim for dim in range(values.ndim) if Axis(name, dim) in wanted]
-        if not dims:
+        dims = [dim for dim in range(values.ndim) if Axis(name, dim) in stored]
+        if not dims and name not in grids:
             continue
         with np.errstate(over="ignore", invalid="ignore"):
             measured = measure(values if values.dtype == np.float32 else values.astype(np.float64))
@@ -59,7 +62,20 @@ def _owned(channels: Channels, measure: Callable[[Vector], Vector]) -> dict[str,
             for group, channel, unit in wanted[Axis(name, dim)]:
                 totals = matrices if values.ndim > 1 else vectors
                 totals[group.name] += np.bincount(unit, along[channel], group.units)
+        if name in grids:
+            length = channels.shapes.shapes[grids[name].axis.tensor][grids[name].axis.dim]
+            along = _by_block(measured, grids[name], length // grids[name].size)
+            for group, channel, unit in wanted[grids[name].axis]:
+                matrices[group.name] += np.bincount(unit, along[channel], group.units)
     return {name: total if total.any() else vectors[name] for name, total in matrices.items()}
+
+
+def _by_block(measured: Vector, grid: Grid, blocks: int) -> Vector:
+    """Returns the sums over a weight for every channel of the grid's axis."""
+    moved = np.moveaxis(measured, (grid.rows, grid.columns), (0, 1))
+    table = moved.reshape(*moved.shape[:2], -1).sum(axis=2, dtype=np.float64)
+    totals: Vector = table.reshape(blocks, -1, grid.size).sum(axis=1).ravel()
+    return totals
 
 
 def _axes(
@@ -67,9 +83,7 @@ def _axes(
 ) -> dict[Axis, list[tuple[ChannelGroup, np.ndarray, np.ndarray]]]:
     found: dict[Axis, list[tuple[ChannelGroup, np.ndarray, np.ndarray]]] = {}
     for group in groups:
-        stored = set(group.weights)
         for member in group.members:
             for axis in member.axes:
-                if axis in stored:
-                    found.setdefault(axis, []).append((group, member.channels, member.units))
+                found.setdefault(axis, []).append((group, member.channels, member.units))
     return found

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune import arguments
 from onnxprune.channels.groups import Channels
 from onnxprune.errors import UsageError
 
@@ -37,7 +38,8 @@ def score(channels: Channels, name: str | None = None, data: object = None, seed
     from onnxprune.score.random import uniform
 
     criteria: dict[str, Criterion] = {"l1": l1, "l2": l2, "batchnorm": batchnorm, "random": uniform}
-    chosen = "l2" if name is None else name
+    chosen = "l2" if name is None else arguments.word(name, "--score")
+    seed = arguments.whole(seed, "--seed")
     if chosen not in criteria:
         raise UsageError(f"there is no score {chosen!r}: choose one of {', '.join(sorted(criteria))}")
     values = criteria[chosen](channels, seed)

@@ -4,6 +4,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import helper
 
+from onnxprune.channels.facts import Axis
 from onnxprune.channels.groups import Channels
 from onnxprune.model.io import Graph, read_values
 from onnxprune.model.shapes import opset_of
@@ -27,8 +28,8 @@ def silence(channels: Channels, removals: Removals) -> Graph:
         node = nodes[contraction.node]
         tensor = node.inputs[contraction.slot]
         name = channels.graph.nodes[contraction.node].inputs[contraction.slot].name
-        lost = gone.by_tensor.get(name, {}).get(contraction.dim)
-        if lost is None:
+        lost = gone.lost(Axis(name, contraction.dim))
+        if not lost.size:
             continue
         if isinstance(tensor, gs.Constant):
             if contraction.node in unaccompanied and not tensor.name.endswith(_suffix(contraction.dim)):

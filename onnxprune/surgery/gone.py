@@ -1,9 +1,11 @@
 """What a plan removes, seen from every axis."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.channels.balance import Grid
 from onnxprune.channels.facts import Axis, Count, Index
 from onnxprune.channels.groups import Channels
 from onnxprune.errors import PlanError
@@ -19,30 +21,19 @@ class Gone:
     """The removed channels of every axis."""
 
     def __init__(self, channels: Channels, removals: Removals) -> None:
-        self._by_axis: dict[Axis, Index] = {}
-        self.by_tensor: dict[str, dict[int, Index]] = {}
-        known = {group.name: group for group in channels.groups}
-        parts: dict[Axis, list[Index]] = {}
-        for name, units in removals.items():
-            group = known.get(name)
-            if group is None:
-                raise PlanError(f"the plan names group {name!r}, which the model does not have: make the plan anew")
-            chosen = np.unique(np.asarray(list(units), np.int64))
-            if chosen.size and (chosen[0] < 0 or chosen[-1] >= group.units):
-                raise PlanError(f"the plan removes unit {chosen[-1]} of group {name!r}, which has {group.units}")
-            if chosen.size and group.frozen is not None:
-                raise PlanError(f"the plan removes units of group {name!r}, which is frozen: {group.frozen}")
-            for member in group.members if chosen.size else ():
-                lost = member.channels[np.isin(member.units, chosen)]
-                for axis in member.axes:
-                    parts.setdefault(axis, []).append(lost)
-        for axis, lost_parts in parts.items():
-            lost = np.unique(np.concatenate(lost_parts))
+        _check(channels, removals)
+        self._by_axis = channels.lost(removals)
+        self._by_tensor: dict[str, dict[int, Index]] = {}
+        self._grids: dict[str, _Columns] = {}
+        for axis, lost in self._by_axis.items():
             if lost.size == channels.shapes.shapes[axis.tensor][axis.dim]:
                 raise PlanError(f"the plan removes every channel of {axis.tensor!r}: lower the ratio")
-            if lost.size:
-                self._by_axis[axis] = lost
-                self.by_tensor.setdefault(axis.tensor, {})[axis.dim] = lost
+            self._by_tensor.setdefault(axis.tensor, {})[axis.dim] = lost
+        for grid in channels.grids:
+            length = channels.shapes.shapes[grid.axis.tensor][grid.axis.dim]
+            if self.lost(grid.axis).size:
+                kept = self.kept(grid.axis, length).reshape(length // grid.size, -1) % grid.size
+                self._grids[grid.tensor] = _Columns(grid, kept)
 
     def lost(self, axis: Axis) -> Index:
         """Returns the removed channels of an axis, in order."""
@@ -62,12 +53,60 @@ class Gone:
 
     def shape(self, name: str, shape: Sequence[int]) -> tuple[int, ...]:
         """Returns the shape of a tensor after surgery."""
-        lost = self.by_tensor.get(name, {})
-        return tuple(size - len(lost.get(dim, ())) for dim, size in enumerate(shape))
+        fewer = self.fewer(name)
+        return tuple(size - fewer.get(dim, 0) for dim, size in enumerate(shape))
+
+    def fewer(self, name: str) -> dict[int, int]:
+        """Returns by how many channels each dimension of a tensor shrinks; empty where the tensor stays."""
+        counts = {dim: lost.size for dim, lost in self._by_tensor.get(name, {}).items()}
+        columns = self._grids.get(name)
+        if columns is not None:
+            counts[columns.grid.columns] = columns.grid.size - columns.kept.shape[1]
+        return counts
+
+    def take(self, name: str, values: np.ndarray) -> np.ndarray:
+        """Returns what stays of the values of a tensor."""
+        columns = self._grids.get(name)
+        if columns is not None:
+            values = columns.take(values)
+        lost = self._by_tensor.get(name, {})
+        for dim, places in sorted(lost.items(), key=lambda item: -len(item[1])):
+            values = np.take(values, np.delete(np.arange(values.shape[dim]), places), dim)
+        return values
 
 
-def take(values: np.ndarray, lost: Mapping[int, Index]) -> np.ndarray:
-    """Returns a copy of an array without the given positions of some dimensions."""
-    for dim, places in sorted(lost.items(), key=lambda item: -len(item[1])):
-        values = np.take(values, np.delete(np.arange(values.shape[dim]), places), dim)
-    return values
+@dataclass(frozen=True, slots=True, eq=False)
+class _Columns:
+    """The columns that stay in every block of rows: ``kept`` is [blocks, columns]."""
+
+    grid: Grid
+    kept: Index
+
+    def take(self, values: np.ndarray) -> np.ndarray:
+        rows, columns = self.grid.rows, self.grid.columns
+        stay = np.repeat(self.kept, values.shape[rows] // len(self.kept), axis=0)
+        shape = [1] * values.ndim
+        shape[rows], shape[columns] = stay.shape
+        if rows > columns:
+            stay = stay.T
+        return np.take_along_axis(values, stay.reshape(shape), columns)
+
+
+def _check(channels: Channels, removals: Removals) -> None:
+    known = {group.name: group for group in channels.groups}
+    for name, units in removals.items():
+        group = known.get(name)
+        if group is None:
+            raise PlanError(f"the plan names group {name!r}, which the model does not have: make the plan anew")
+        chosen = np.unique(np.asarray(list(units), np.int64))
+        if chosen.size and (chosen[0] < 0 or chosen[-1] >= group.units):
+            raise PlanError(f"the plan removes unit {chosen[-1]} of group {name!r}, which has {group.units}")
+        if chosen.size and group.frozen is not None:
+            raise PlanError(f"the plan removes units of group {name!r}, which is frozen: {group.frozen}")
+        if group.blocks is not None:
+            counts = np.bincount(group.blocks[chosen], minlength=group.block_count)
+            if counts.min() != counts.max():
+                raise PlanError(
+                    f"the plan removes from {counts.min()} to {counts.max()} units of the {counts.size} blocks of "
+                    f"group {name!r}, and a grouped operator needs as many of each: make the plan anew"
+                )

@@ -11,7 +11,8 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.channels.facts import Operand
 from onnxprune.model.io import Graph, read_values, write_values
-from onnxprune.model.shapes import Shapes, element_type, stored_tensor
+from onnxprune.model.shapes import Shapes, stored_tensor
+from onnxprune.model.values import element_type
 
 PASSING = {"Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape"}
 

@@ -11,7 +11,7 @@ from onnxprune.errors import SurgeryError
 from onnxprune.model.io import Graph, read_values, write_values
 from onnxprune.model.shapes import Shapes, ShapeWalk, node_name, opset_of
 from onnxprune.plan.plan import Plan
-from onnxprune.surgery.gone import Gone, Removals, take
+from onnxprune.surgery.gone import Gone, Removals
 from onnxprune.surgery.lengths import restore_lengths
 from onnxprune.surgery.operands import Operands
 from onnxprune.surgery.wrap import restore_width
@@ -83,15 +83,13 @@ def slice_channels(channels: Channels, removals: Removals) -> Graph:
 
 def _slice_constants(graph: Graph, gone: Gone) -> None:
     for tensor in stored_tensors(graph):
-        lost = gone.by_tensor.get(tensor[0])
-        if lost:
-            write_values(tensor[1], take(read_values(tensor[1]), lost))
+        if gone.fewer(tensor[0]):
+            write_values(tensor[1], gone.take(tensor[0], read_values(tensor[1])))
     for node in graph.nodes:
-        if node.op == "Constant" and node.outputs[0].name in gone.by_tensor:
+        if node.op == "Constant" and gone.fewer(node.outputs[0].name):
             name, content = next(iter(node.attrs.items()))
             if not isinstance(content, gs.Constant):
-                lost_one = gone.by_tensor[node.outputs[0].name][0]
-                node.attrs[name] = np.delete(np.asarray(content), lost_one).tolist()
+                node.attrs[name] = gone.take(node.outputs[0].name, np.asarray(content)).tolist()
 
 
 def stored_tensors(graph: gs.Graph) -> Iterable[tuple[str, gs.Constant]]:
@@ -111,11 +109,10 @@ def stored_tensors(graph: gs.Graph) -> Iterable[tuple[str, gs.Constant]]:
 def _slice_declared_shapes(graph: Graph, gone: Gone) -> None:
     for node in graph.nodes:
         for tensor in node.outputs:
-            if tensor.shape is not None and tensor.name in gone.by_tensor:
-                lost = gone.by_tensor[tensor.name]
+            fewer = gone.fewer(tensor.name)
+            if tensor.shape is not None and fewer:
                 tensor.shape = [
-                    size - len(lost[dim]) if dim in lost and isinstance(size, int) else size
-                    for dim, size in enumerate(tensor.shape)
+                    size - fewer.get(dim, 0) if isinstance(size, int) else size for dim, size in enumerate(tensor.shape)
                 ]
 
 
@@ -126,7 +123,7 @@ def _renumber(node: gs.Node, fact: Positions, channels: Channels, gone: Gone) ->
     length = channels.shapes.shapes[fact.axis.tensor][fact.axis.dim]
     stored = node.inputs[fact.slot]
     values = channels.shapes.values[stored.name]
-    values = take(values, gone.by_tensor.get(stored.name, {})) % length
+    values = gone.take(stored.name, values) % length
     fresh = values - np.searchsorted(lost, values)
     node.inputs[fact.slot] = gs.Constant(f"{stored.name}_{node_name(node)}_kept", fresh.astype(values.dtype))
 
@@ -138,7 +135,7 @@ def _rescale(node: gs.Node, fact: Rescale, channels: Channels, gone: Gone) -> No
         node.attrs[fact.where.name] = float(node.attrs.get(fact.where.name, fact.default)) * factor
         return
     stored = node.inputs[fact.where]
-    values = take(channels.shapes.values[stored.name], gone.by_tensor.get(stored.name, {}))
+    values = gone.take(stored.name, channels.shapes.values[stored.name])
     scaled = (values.astype(np.float64) * factor).astype(values.dtype)
     node.inputs[fact.where] = gs.Constant(f"{stored.name}_{node_name(node)}_rescaled", scaled)
 
@@ -162,7 +159,7 @@ def _explicit_splits(graph: Graph, gone: Gone, channels: Channels) -> None:
     for node in graph.nodes:
         if node.op != "Split" or node.domain not in (None, "", "ai.onnx"):
             continue
-        if "split" in node.attrs or len(node.inputs) > 1 or node.inputs[0].name not in gone.by_tensor:
+        if "split" in node.attrs or len(node.inputs) > 1 or not gone.fewer(node.inputs[0].name):
             continue
         shape = channels.shapes.shapes[node.inputs[0].name]
         axis = node.attrs.get("axis", 0) % len(shape)

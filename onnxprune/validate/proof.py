@@ -15,16 +15,19 @@ from onnx import helper
 from onnxprune.channels.groups import Channels
 from onnxprune.errors import CalibrationError, ValidationError
 from onnxprune.model.graph import captured
-from onnxprune.model.io import Graph, to_proto
+from onnxprune.model.io import Graph
 from onnxprune.runtime.session import Session, SessionOptions, open_session
 from onnxprune.surgery.gates import silence
-from onnxprune.surgery.gone import Gone, Removals, take
+from onnxprune.surgery.gone import Gone, Removals
 
 TOLERANCE = 1e-4
 TOLERANCE_HALF = 1e-2
 
 TAIL_SCALE = 1e-2
 """Smallest scale of outputs behind the touched part: differences of 1e-6 are rounding of a function of range 1."""
+
+COMPARED = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
+"""Element types of the tensors that are compared: the floating-point types that ONNX Runtime computes with."""
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -69,8 +72,8 @@ def prove(
     names = [*strict, *loose]
     for graph in (reference, candidate):
         _expose(graph, channels, names)
-    masked = open_session(to_proto(reference), plain)
-    small = _open_sliced(to_proto(candidate), plain)
+    masked = open_session(reference, plain)
+    small = _open_sliced(candidate, plain)
     worst = ProofResult(0.0, 0.0, TOLERANCE, "", 0)
     runs = 0
     for feed in feeds:
@@ -78,7 +81,7 @@ def prove(
         expected, found = masked.run(feed, names), small.run(feed, names)
         for name in names:
             floor = TAIL_SCALE if name in loose else 0.0
-            result = _difference(name, _sliced(expected[name], gone.by_tensor.get(name, {})), found[name], floor)
+            result = _difference(name, gone.take(name, expected[name]), found[name], floor)
             if result.relative / result.limit >= worst.relative / worst.limit:
                 worst = result
     if runs == 0:
@@ -119,11 +122,11 @@ def _entries(output: str, produced: Mapping[str, gs.Node], channels: Channels, g
         node = produced.get(name)
         if node is None or name in seen or node.op in ("Shape", "Size"):
             continue
-        touched = any(tensor.name in gone.by_tensor for tensor in (*node.inputs, *node.outputs))
+        touched = any(gone.fewer(tensor.name) for tensor in (*node.inputs, *node.outputs))
         if name in shapes.values and not touched:
             continue
         seen.add(name)
-        number = is_float(shapes.types.get(name, 0))
+        number = shapes.types.get(name, 0) in COMPARED
         if number and touched:
             entries.append(name)
             continue
@@ -132,15 +135,6 @@ def _entries(output: str, produced: Mapping[str, gs.Node], channels: Channels, g
         waiting += [tensor.name for tensor in node.inputs]
         waiting += [outer for body in bodies for outer in sorted(captured(body))]
     return entries, smooth
-
-
-def _sliced(values: np.ndarray, lost: Mapping[int, np.ndarray]) -> np.ndarray:
-    return take(values, lost) if lost else values
-
-
-def is_float(element_type: int) -> bool:
-    """Returns whether an ONNX element type is one of the floating-point types that ONNX Runtime computes with."""
-    return element_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 
 
 def _expose(graph: Graph, channels: Channels, names: list[str]) -> None:
@@ -153,7 +147,7 @@ def _expose(graph: Graph, channels: Channels, names: list[str]) -> None:
                 graph.outputs.append(tensor)
 
 
-def _open_sliced(model: onnx.ModelProto, options: SessionOptions) -> Session:
+def _open_sliced(model: Graph, options: SessionOptions) -> Session:
     from onnxprune.errors import ModelError
 
     try:

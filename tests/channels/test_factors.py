@@ -155,17 +155,20 @@ def test_channels_last_flatten_interleaves() -> None:
     assert channels_of(group, "v", 0) == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
 
 
-def test_channel_shuffle_keeps_the_same_count_in_every_group() -> None:
+def test_groups_lose_as_many_channels_each_and_the_same_offsets_behind_a_shuffle() -> None:
     groups = prunable(
-        "x:2,3,4,4 w=8,3,1,1 v=8,4,1,1 u=6,8,1,1 to={0,2,4,4,4} back={0,8,4,4}",
+        "x:2,3,4,4 w=8,3,1,1 v=8,4,1,1 u=6,4,1,1 to={0,2,4,4,4} back={0,8,4,4}",
         "a = Conv(x, w) b = Conv<group=2>(a, v) r = Reshape(b, to) t = Transpose<perm=[0,2,1,3,4]>(r) k = Reshape(t, back) "
-        "c = Conv(k, u) m = GlobalMaxPool(c) f = Flatten(m)",
+        "c = Conv<group=2>(k, u) m = GlobalMaxPool(c) f = Flatten(m)",
     )
     first, shuffled = groups
-    assert channels_of(first, "w", 0) == [[0, 4], [1, 5], [2, 6], [3, 7]]
-    assert channels_of(first, "v", 1) == [[0], [1], [2], [3]]
-    assert channels_of(shuffled, "v", 0) == [[0, 4], [1, 5], [2, 6], [3, 7]]
-    assert channels_of(shuffled, "u", 1) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert channels_of(first, "w", 0) == [[channel] for channel in range(8)]
+    assert first.blocks is not None
+    assert first.blocks.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert Axis("v", 1) in first.weights
+    assert channels_of(shuffled, "v", 0) == [[0, 2], [1, 3], [4, 6], [5, 7]]
+    assert shuffled.blocks is not None
+    assert shuffled.blocks.tolist() == [0, 0, 1, 1]
 
 
 def test_group_norm_written_out_loses_whole_groups() -> None:

@@ -14,6 +14,7 @@ from fuzz_graph import BATCH, MOST_NODES, Builder, Dice, Growth, Step, Tensor, U
 from fuzz_layers import STEPS, need
 from fuzz_layout import embedding
 from hypothesis import strategies as st
+from law import random_units
 from onnx import TensorProto, helper, printer
 
 from onnxprune.channels.groups import Channels, analyze
@@ -186,13 +187,12 @@ def _seed(growth: Growth) -> int:
 
 
 def _random_removals(growth: Growth, channels: Channels) -> dict[str, list[int]]:
-    """Chooses units of some groups, never all of one."""
+    """Chooses units of some groups, never all of one, and as many of each block."""
     rng = np.random.default_rng(_seed(growth))
     chosen = {}
     for group in channels.prunable:
         if rng.random() < 0.8:
-            count = int(rng.integers(1, group.units))
-            chosen[group.name] = sorted(rng.choice(group.units, count, replace=False).tolist())
+            chosen[group.name] = random_units(group, rng.random(), rng)
     return chosen
 
 

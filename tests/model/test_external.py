@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from onnxprune.errors import ModelError
+from onnxprune.model.external import without_weights
 from onnxprune.model.io import load, read_values, save, to_proto, write_values
 
 TEXT = """
@@ -215,3 +216,16 @@ def test_typed_fields_become_raw(tmp_path):
     written = load(tmp_path / "a.onnx").origin.graph.initializer
     np.testing.assert_array_equal(numpy_helper.to_array(written[0]), values)
     np.testing.assert_array_equal(numpy_helper.to_array(written[2]).astype(int), np.arange(5000) % 8)
+
+
+def test_a_model_without_its_weights_is_as_valid():
+    source = model()
+    light = without_weights(source)
+    assert light.ByteSize() < source.ByteSize() - 2000
+    assert [value.name for value in light.graph.input] == [*(v.name for v in source.graph.input), "w"]
+    assert [tensor.name for tensor in light.graph.initializer] == ["small"]
+    assert list(light.graph.node) == list(source.graph.node)
+    onnx.checker.check_model(light, full_check=True)
+    source.graph.initializer[0].dims[0] += 1
+    with pytest.raises(onnx.shape_inference.InferenceError):
+        onnx.checker.check_model(without_weights(source), full_check=True)

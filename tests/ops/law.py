@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 from onnx_text import model, random_feeds, with_measured_outputs
 
-from onnxprune.channels.groups import Channels, analyze
+from onnxprune.channels.groups import ChannelGroup, Channels, analyze
 from onnxprune.model.io import to_proto
+from onnxprune.plan.plan import lowest
 from onnxprune.runtime.session import SessionOptions, open_session
 from onnxprune.surgery.gates import silence
-from onnxprune.surgery.slice import Gone, Removals, slice_channels, take
+from onnxprune.surgery.slice import Gone, Removals, slice_channels
 
 LIMIT = {"double": 1e-9, "float": 1e-5, "runtime": 1e-5}
 
@@ -24,7 +25,8 @@ class Case:
     """One variant of an operator.
 
     ``free`` says what must be prunable and into how many units: ``x1:6`` is axis 1 of x in 6 units, ``~x1:6`` the same
-    outside the law, because a statistic runs over it. Everything else must be frozen. ``run`` is ``double`` (reference
+    outside the law, because a statistic runs over it, ``x1:6/2`` with as many of each of 2 blocks.
+    Everything else must be frozen. ``run`` is ``double`` (reference
     evaluator, 1e-9), ``float`` (reference evaluator, 1e-5) or ``runtime`` (ONNX Runtime, 1e-5).
     """
 
@@ -53,10 +55,10 @@ def analyzed(case: Case, *, inexact: bool = False) -> Channels:
     return dataclasses.replace(channels, groups=groups)
 
 
-def expected_groups(case: Case) -> list[tuple[bool, str, int, int]]:
-    """Returns (exact, tensor, dimension, units) of everything that the case says is free."""
-    found = re.findall(r"(~?)([a-z]\w*?)(\d+):(\d+)", case.free)
-    return [(not tilde, name, int(dim), int(units)) for tilde, name, dim, units in found]
+def expected_groups(case: Case) -> list[tuple[bool, str, int, int, int]]:
+    """Returns (exact, tensor, dimension, units, blocks) of everything that the case says is free."""
+    found = re.findall(r"(~?)([a-z]\w*?)(\d+):(\d+)(?:/(\d+))?", case.free)
+    return [(not tilde, name, int(dim), int(units), int(blocks or 1)) for tilde, name, dim, units, blocks in found]
 
 
 def some_removals(channels: Channels) -> st.SearchStrategy[dict[str, list[int]]]:
@@ -64,18 +66,30 @@ def some_removals(channels: Channels) -> st.SearchStrategy[dict[str, list[int]]]
     return st.fixed_dictionaries(
         {
             group.name: st.lists(st.integers(0, group.units - 1), max_size=group.units - 1, unique=True)
+            if group.blocks is None
+            else st.builds(
+                lambda fraction, seed, group=group: random_units(group, fraction, np.random.default_rng(seed)),
+                st.floats(0, 1, exclude_max=True),
+                st.integers(0, 2**16),
+            )
             for group in channels.prunable
         }
     )
 
 
+def random_units(group: ChannelGroup, fraction: float, rng: np.random.Generator) -> list[int]:
+    """Returns units to remove at random: at least one of every block for fractions above 0, never all."""
+    size = group.units // group.block_count
+    count = min(int(np.ceil(size * fraction)), size - 1) * group.block_count
+    return list(lowest(group, rng.random(group.units), count))
+
+
 def seeded_removals(channels: Channels, seed: int) -> dict[str, list[int]]:
-    """Removes at least one unit of every group."""
+    """Removes at least one unit of every group, or of every block of one."""
     rng = np.random.default_rng(seed)
     chosen = {}
     for group in channels.prunable:
-        count = int(rng.integers(1, group.units))
-        chosen[group.name] = sorted(rng.choice(group.units, count, replace=False).tolist())
+        chosen[group.name] = random_units(group, rng.random(), rng)
     return chosen
 
 
@@ -87,8 +101,8 @@ def violation(case: Case, channels: Channels, removals: Removals, seed: int = 0)
     feeds = random_feeds(case.proto(), np.random.default_rng(seed))
     expected = _run(to_proto(silence(channels, removals)), feeds, case.run)
     small = _with_shapes(to_proto(sliced), channels, gone)
-    found = _run(small, {name: take(x, gone.by_tensor.get(name, {})) for name, x in feeds.items()}, case.run)
-    return max(difference(take(values, gone.by_tensor.get(name, {})), found[name]) for name, values in expected.items())
+    found = _run(small, {name: gone.take(name, x) for name, x in feeds.items()}, case.run)
+    return max(difference(gone.take(name, values), found[name]) for name, values in expected.items())
 
 
 def _with_shapes(proto: onnx.ModelProto, channels: Channels, gone: Gone) -> onnx.ModelProto:

@@ -15,7 +15,7 @@ from onnxprune.channels.groups import analyze
 from onnxprune.errors import ModelError
 from onnxprune.model.io import to_proto
 from onnxprune.surgery.gates import silence
-from onnxprune.surgery.slice import Gone, slice_channels, take
+from onnxprune.surgery.slice import Gone, slice_channels
 
 NEWEST = 25
 PARTS = 8
@@ -65,7 +65,7 @@ def violation(model: onnx.ModelProto, feeds: dict[str, np.ndarray], seed: int) -
     sliced = to_proto(slice_channels(dataclasses.replace(channels, sizes=sizes), removals))
     if all(value.name in channels.shapes.shapes for value in (*model.graph.input, *model.graph.output)):
         sliced = _with_shapes(sliced, channels, gone)
-    smaller = {name: take(x, gone.by_tensor.get(name, {})) for name, x in feeds.items()}
+    smaller = {name: gone.take(name, x) for name, x in feeds.items()}
     masked = to_proto(silence(channels, removals))
     how = "runtime"
     try:
@@ -78,7 +78,7 @@ def violation(model: onnx.ModelProto, feeds: dict[str, np.ndarray], seed: int) -
     for name, values in expected.items():
         if values.dtype.kind in "fiub":
             limit = LIMIT_HALF if values.dtype == np.float16 else LIMIT
-            worst = max(worst, difference(take(values, gone.by_tensor.get(name, {})), found[name]) / limit)
+            worst = max(worst, difference(gone.take(name, values), found[name]) / limit)
     return worst
 
 

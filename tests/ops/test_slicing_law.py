@@ -32,17 +32,19 @@ def test_case_names_are_unique() -> None:
 @pytest.mark.parametrize("name", BY_NAME)
 def test_exactly_the_expected_axes_are_free(name: str) -> None:
     left = list(channels_of(name, inexact=True).prunable)
-    for exact, tensor, dim, units in expected_groups(BY_NAME[name]):
+    for exact, tensor, dim, units, blocks in expected_groups(BY_NAME[name]):
         group = next(
             (
                 group
                 for group in left
-                if (group.exact, group.units) == (exact, units)
+                if (group.exact, group.units, group.block_count) == (exact, units, blocks)
                 and any(Axis(tensor, dim) in member.axes for member in group.members)
             ),
             None,
         )
-        assert group is not None, f"axis {dim} of {tensor} has no group of {units} units, exact={exact}"
+        assert group is not None, (
+            f"axis {dim} of {tensor} has no group of {units} units in {blocks} blocks, exact={exact}"
+        )
         left.remove(group)
     assert [(group.name, group.units) for group in left] == []
 

@@ -9,7 +9,7 @@ from onnx import parser
 
 from onnxprune.errors import ModelError, ProviderError, UnsupportedOpError, UsageError
 from onnxprune.runtime import session as module
-from onnxprune.runtime.session import InputSpec, SessionOptions, environment, open_session
+from onnxprune.runtime.session import InputSpec, SessionOptions, environment, input_specs, open_session
 
 HEAD = '<ir_version: 8, opset_import: ["": 17, "own": 1]>\n'
 TEXT = "agraph (float[N, 3] x, int64 rate, float16[?, 2] h) => (float[N, 3] y, int64 r) {y = Relu (x) r = Neg (rate)}"
@@ -248,3 +248,30 @@ def test_names_that_are_no_text_are_a_model_error(tmp_path: Path):
     path.write_bytes(content.replace(b"name", b"na\xff\xfe"))
     with pytest.raises(ModelError):
         open_session(path)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        "float[N, 3, 8, 8] x",
+        "float16[1, 3] x, int64[batch, T] ids, bool[4] mask",
+        "double[] x, int8[2, N] y, uint8[N] z",
+        "float[?, 3] x, int32[N, M] y",
+    ],
+)
+def test_inputs_are_known_without_a_session(inputs):
+    model = parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> a ({inputs}) => () {{}}')
+    for value in model.graph.input:
+        model.graph.node.append(onnx.helper.make_node("Identity", [value.name], [f"{value.name}_out"]))
+        model.graph.output.add(name=f"{value.name}_out").type.CopyFrom(value.type)
+    assert input_specs(model) == open_session(model, SessionOptions(threads=1)).inputs
+
+
+def test_stored_tensors_are_no_inputs_and_sequences_are_refused_without_a_session():
+    model = weighted()
+    model.graph.input.add().CopyFrom(onnx.helper.make_tensor_value_info(model.graph.initializer[0].name, 1, [1]))
+    assert [spec.name for spec in input_specs(model)] == [value.name for value in weighted().graph.input]
+    sequence = parser.parse_model('<ir_version: 8, opset_import: ["": 17]> a (seq(float[1]) s) => () {}')
+    for bad in (sequence, relu("string", "Identity")):
+        with pytest.raises(ModelError, match="which is not supported: give the model inputs that are tensors"):
+            input_specs(bad)

@@ -29,6 +29,13 @@ COMPUTED = """
     shape = Shape(x) n1 = Gather(shape, zero) t1 = Gather(shape, one) n = Unsqueeze(n1, axis) t = Unsqueeze(t1, axis)
     heads = Concat<axis=0>(n, t, h, d) merged = Concat<axis=0>(n, t, hd)
 """
+COUNTED = "a = MatMul(x, w) s = Shape(a) c = Gather(s, two) "
+MEAN = "a = MatMul(x, w) c = Mul(a, b) n = Size(c) f = Cast<to=1>(n) t = ReduceSum(c, d) y = Div(t, f)"
+WIDTH = QKV.replace(" scale=1", "") + " two=#2 three=#3 power=f#-0.5 heads={0,5,3,4} merged={0,5,12}"
+WIDTH_SCALE = ATTENTION.replace(
+    "s = MatMul",
+    "ws = Shape(q) w = Gather(ws, two) hd = Div(w, three) hf = Cast<to=1>(hd) scale = Pow(hf, power) s = MatMul",
+)
 WINDOW = """
     w1 = Reshape(x, cut) w2 = Transpose<perm=[0,1,3,2,4,5]>(w1) w3 = Reshape(w2, rows)
     qkv = MatMul(w3, wqkv) qkvb = Add(qkv, bqkv) r = Reshape(qkvb, split) rt = Transpose<perm=[2,0,3,1,4]>(r)
@@ -61,10 +68,10 @@ NETWORKS = (
             "q = Pad(t, pads) d = Add(b, q) r = Relu(d) " + HEAD.format("r"), "4 4"),
     Network("shuffle", "x:N,3,6,6 w=8,3,1,1 w2=8,4,1,1 w3=8,1,3,3 w4=8,4,1,1 to={0,2,4,6,6} back={0,8,6,6} wy=5,8 by=5",
             "a = Conv(x, w) b = Conv<group=2>(a, w2) r = Reshape(b, to) t = Transpose<perm=[0,2,1,3,4]>(r) k = Reshape(t, back) "
-            "c = Conv<group=8, pads=[1,1,1,1]>(k, w3) d = Conv<group=2>(c, w4) " + HEAD.format("d"), "2 4 4"),
+            "c = Conv<group=8, pads=[1,1,1,1]>(k, w3) d = Conv<group=2>(c, w4) " + HEAD.format("d"), "4 8 8"),
     Network("shuffle_residual", "x:N,3,6,6 w=8,3,1,1 w2=8,4,1,1 w4=8,4,1,1 to={-1,2,4,6,6} back={-1,8,6,6} wy=5,8 by=5",
             "a = Conv(x, w) b = Conv<group=2>(a, w2) r = Reshape(b, to) t = Transpose<perm=[0,2,1,3,4]>(r) k = Reshape(t, back) "
-            "d = Conv<group=2>(k, w4) e = Add(a, d) " + HEAD.format("e"), "2 4"),
+            "d = Conv<group=2>(k, w4) e = Add(a, d) " + HEAD.format("e"), "4 8"),
     Network("attention", QKV + " heads={0,5,3,4} merged={0,5,12}", ATTENTION, "3"),
     Network("attention_biased", QKV + " bq=12 wp=6,8 bp=8 wr=8,6 heads={0,-1,3,4} merged={0,-1,12}",
             "i = MatMul(x, wp) ib = Add(i, bp) ir = Relu(ib) j = MatMul(ir, wr)" + ATTENTION.replace("(x,", "(j,").replace("k4 =", "kb = Add(k, bq) k4 =").replace("(k, heads)", "(kb, heads)"), "3 6 8"),
@@ -176,14 +183,14 @@ NETWORKS = (
             "a = Conv<strides=[2,2]>(x, w) b = Conv<group=8, pads=[1,1,1,1]>(a, dw) t = Transpose<perm=[0,2,3,1]>(b) c = MatMul(t, w1) d = Add(c, b1) e = Relu(d) f0 = MatMul(e, w2) "
             "h = Mul(f0, gamma) u = Transpose<perm=[0,3,1,2]>(h) z = Add(a, u) " + HEAD.format("z"), "8 12"),
     Network("squeezed_everywhere", "x:2,3,6,6 w=8,3,1,1 w2=8,4", "a = Conv(x, w) p = GlobalMaxPool(a) s = Squeeze(p) y = MatMul(s, w2)", "8"),
-    Network("grouped_transpose", "x:N,3,4,4 w=8,3,1,1 w2=8,3,2,2 w3=5,6,1,1 wy=5,5 by=5", "a = Conv(x, w) b = ConvTranspose<group=2, strides=[2,2]>(a, w2) c = Conv(b, w3) " + HEAD.format("c"), "3 4 5"),
+    Network("grouped_transpose", "x:N,3,4,4 w=8,3,1,1 w2=8,3,2,2 w3=5,6,1,1 wy=5,5 by=5", "a = Conv(x, w) b = ConvTranspose<group=2, strides=[2,2]>(a, w2) c = Conv(b, w3) " + HEAD.format("c"), "5 6 8"),
     Network("concatenated_weights", "x:N,5 w1=5,3 w2=5,4 v=7,6", "w = Concat<axis=1>(w1, w2) a = MatMul(x, w) y = MatMul(a, v)", "3 4"),
     Network("cosine_scores", "x:N,6 w=6,8 p=10,8", "a = MatMul(x, w) t = Transpose(p) y = MatMul(a, t)", "8"),
     Network("slice_negative", "x:N,3,6,6 w=8,3,1,1 o={-8} h={-3} e={2147483647} d={1} w2=6,5,1,1 w3=6,3,1,1 wy=5,6 by=5",
             "a = Conv(x, w) l = Slice(a, o, h, d) r = Slice(a, h, e, d) b = Conv(l, w2) c = Conv(r, w3) k = Mul(b, c) " + HEAD.format("k"), "3 5 6"),
     Network("token_shift", "x:N,4,4,6 w=6,8 v=8,6 o={1} e={9223372036854775807} z={0} d={1}",
             "a = MatMul(x, w) l = Slice(a, o, e, d) r = Slice(a, z, o, d) s = Concat<axis=1>(l, r) y = MatMul(s, v)", "8"),
-    Network("scaled_by_length", "x:N,3,6,6 w=8,3,1,1 one=#1 wy=5,8 by=5", "a = Conv(x, w) s = Shape(a) c = Gather(s, one) n = Cast<to=1>(c) d = Div(a, n) " + HEAD.format("d"), ""),
+    Network("scaled_by_length", "x:N,3,6,6 w=8,3,1,1 one=#1 wy=5,8 by=5", "a = Conv(x, w) s = Shape(a) c = Gather(s, one) n = Cast<to=1>(c) d = Div(a, n) " + HEAD.format("d"), "8"),
     Network("lstm_tagger", "x:i2,T e=9,6 w=2,16,6 r=2,16,4 b=2,32 w2=1,12,8 r2=1,12,3 b2=1,24 to={0,0,-1} d={1} wy=3,5",
             'g = Gather(e, x) t = Transpose<perm=[1,0,2]>(g) a = LSTM<hidden_size=4, direction="bidirectional">(t, w, r, b) u = Transpose<perm=[0,2,1,3]>(a) '
             "m = Reshape(u, to) c, h, z = LSTM<hidden_size=3>(m, w2, r2, b2) s = Squeeze(c, d) k = MatMul(s, wy) y = Transpose<perm=[1,0,2]>(k) "
@@ -218,4 +225,26 @@ NETWORKS = (
             "a = Conv(x, w) o = Conv(a, wo) c = DeformConv<pads=[1,1,1,1]>(a, w2, o, b2) " + HEAD.format("c"), "6 8", 19),
     Network("picked_rows", "x:N,7,6 w=6,8 u=8,4 i={0,2,6} s={3,1}",
             "a = MatMul(x, w) r = Transpose<perm=[1,0,2]>(a) k = Reshape(i, s) g = GatherND(r, k) y = MatMul(g, u)", "8"),
+    Network("scale_from_width", WIDTH, WIDTH_SCALE, "3"),
+    Network("scale_from_width_11", WIDTH, WIDTH_SCALE.replace("Softmax", "Softmax<axis=3>"), "3", 11),
+    Network("length_of_heads_in_the_batch", QKV + " heads={0,5,3,4} merged={0,5,12} zero=#0 rows={-1,5,4} again={-1,3,5,4}",
+            ATTENTION.replace("s = MatMul(qt, kt)", "qr = Reshape(qt, rows) n = Shape(qr) m = Gather(n, zero) mf = Cast<to=1>(m) ml = Sqrt(mf) qd = Div(qr, ml) "
+            "qu = Reshape(qd, again) s = MatMul(qu, kt)"), "3"),
+    Network("mean_over_size", "x:N,5,6 w=6,8 b=8 d={2}", MEAN, "8"),
+    Network("mean_over_size_11", "x:N,5,6 w=6,8 b=8", MEAN.replace("ReduceSum(c, d)", "ReduceSum<axes=[2]>(c)"), "8", 11),
+    Network("length_in_shape_and_data", "x:N,5,6 w=6,8 v=8,4 one=#1 two=#2 zero=#0 axis={0}",
+            "a = MatMul(x, w) s = Shape(a) n = Gather(s, zero) t = Gather(s, one) c = Gather(s, two) nu = Unsqueeze(n, axis) tu = Unsqueeze(t, axis) cu = Unsqueeze(c, axis) "
+            "k = Mul(nu, tu) to = Concat<axis=0>(k, cu) r = Reshape(a, to) f = Cast<to=1>(c) h = Sqrt(f) d = Div(r, h) y = MatMul(d, v)", "8"),
+    Network("length_in_range", "x:N,5,6 w=6,8 v=8,4 zero=#0 one=#1 two=#2",
+            COUNTED + "g = Range(zero, c, one) gf = Cast<to=1>(g) p = ReduceMean(gf) d = Mul(a, p) y = MatMul(d, v)", "8"),
+    Network("length_compared", "x:N,T,6 w=6,8 v=8,4 one=#1 two=#2 low=f#0.5 high=f#2",
+            COUNTED + "t = Gather(s, one) k = Greater(c, t) p = Where(k, high, low) d = Mul(a, p) y = MatMul(d, v)", "8"),
+    Network("length_looked_up", "x:N,5,6 w=6,8 v=8,4 two=#2 table=9", COUNTED + "p = Gather(table, c) d = Mul(a, p) y = MatMul(d, v)", "8"),
+    Network("length_halved", "x:N,5,6 w=6,8 v=8,4 two=#2 half=f#0.5", COUNTED + "f = Cast<to=1>(c) h = Mul(f, half) i = Cast<to=7>(h) "
+            "p = Cast<to=1>(i) d = Mul(a, p) y = MatMul(d, v)", "8"),
+    Network("length_in_triangle", "x:N,5,6 w=6,8 v=8,4 two=#2 eight=#8 z=5,5",
+            COUNTED + "k = Sub(c, eight) p = Trilu(z, k) d = MatMul(p, a) y = MatMul(d, v)", "8"),
+    Network("length_expanded", "x:N,5,6 w=6,8 u=1,1,8 v=8,4 minus=#-1 rank={3}",
+            "a = MatMul(x, w) s = Shape(a) o = ConstantOfShape<value=int64[1] {1}>(rank) n = Mul(o, minus) q = Equal(s, n) p = Where(q, o, s) "
+            "e = Expand(u, p) d = Add(a, e) y = MatMul(d, v)", "8"),
 )  # fmt: skip

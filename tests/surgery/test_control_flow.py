@@ -6,7 +6,9 @@ import pytest
 from onnx import numpy_helper, parser
 
 from onnxprune.channels.groups import Channels, analyze
-from onnxprune.runtime.session import SessionOptions
+from onnxprune.model.io import to_proto
+from onnxprune.runtime.session import SessionOptions, open_session
+from onnxprune.surgery.gates import silence
 from onnxprune.surgery.slice import slice_channels
 from onnxprune.validate.proof import prove
 
@@ -32,6 +34,13 @@ LENGTH = """
   a = MatMul(x, w) r = Relu(a) shape = Shape(r) count = Gather(shape, one) number = Cast<to=1>(count)
   h = MatMul(r, v) k = MatMul(h, s)
   z = If (c) <then_branch = t () => (float[N,7] p) { p = Div(k, number) },
+              else_branch = e () => (float[N,7] q) { q = Identity(k) }>
+  y = MatMul(z, u)
+"""
+SHAPE = """
+  a = MatMul(x, w) r = Relu(a) shape = Shape(r) h = MatMul(r, v) k = MatMul(h, s)
+  z = If (c) <then_branch = t () => (float[N,7] p) {
+                  count = Gather(shape, one) number = Cast<to=1>(count) p = Div(k, number) },
               else_branch = e () => (float[N,7] q) { q = Identity(k) }>
   y = MatMul(z, u)
 """
@@ -78,6 +87,14 @@ def test_captured_tensors_stay_whole() -> None:
     assert {group.units for group in channels.prunable} == {8}
 
 
-def test_a_length_that_a_body_reads_stays() -> None:
-    channels = analyze(flowing(LENGTH), {"x": (2, 6), "c": ()})
-    assert reason_of(channels, "w", 1) == "its length is used as data by the body of 'If_7' (If)"
+@pytest.mark.parametrize("body", [LENGTH, SHAPE])
+@pytest.mark.parametrize("branch", [True, False])
+def test_a_length_that_a_body_reads_is_the_original(body: str, branch: bool) -> None:
+    channels = analyze(flowing(body), {"x": (2, 6), "c": ()})
+    removals = {group.name: [0, 2, 3] for group in channels.prunable if group.units == 8}
+    assert removals
+    feeds = {"x": np.random.default_rng(0).standard_normal((3, 6), np.float32), "c": np.array(branch)}
+    options = SessionOptions(threads=1, optimize=False)
+    graphs = silence(channels, removals), slice_channels(channels, removals)
+    expected, found = (open_session(to_proto(graph), options).run(feeds)["y"] for graph in graphs)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

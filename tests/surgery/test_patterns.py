@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import onnx
 import pytest
+from law import random_units
 from networks import NETWORKS
 from onnx_text import model, random_feeds, with_measured_outputs
 
@@ -32,10 +33,7 @@ def channels_of(name: str) -> tuple[onnx.ModelProto, Channels]:
 
 def removals(channels: Channels, ratio: float, seed: int) -> dict[str, list[int]]:
     rng = np.random.default_rng(seed)
-    return {
-        group.name: sorted(rng.choice(group.units, max(int(group.units * ratio), 1), replace=False).tolist())
-        for group in channels.prunable
-    }
+    return {group.name: random_units(group, ratio, rng) for group in channels.prunable}
 
 
 @pytest.mark.parametrize("name", BY_NAME)

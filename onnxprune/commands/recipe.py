@@ -1,0 +1,74 @@
+"""Recipes: checked before any work is done, and shown in reports."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from onnxprune import arguments
+from onnxprune.arguments import optional
+from onnxprune.errors import UsageError
+from onnxprune.plan.plan import Plan
+from onnxprune.slim import Recipe
+
+DECIDED = ("score", "allocation", "round_to", "include", "exclude")
+"""Options that a plan has decided already."""
+
+
+def checked(recipe: Recipe) -> Recipe:
+    """Returns the recipe in plain values.
+
+    Raises:
+        UsageError: nothing is asked for, or an option is of the wrong type or out of range.
+    """
+    plan = recipe.plan
+    plain = replace(
+        recipe,
+        channels=optional(arguments.fraction, recipe.channels, "--channels"),
+        plan=plan if isinstance(plan, Plan) else optional(arguments.path, plan, "--plan"),
+        metric=optional(arguments.word, recipe.metric, "--metric"),
+        samples=arguments.count(recipe.samples, "--samples"),
+        score=optional(arguments.word, recipe.score, "--score"),
+        allocation=optional(arguments.word, recipe.allocation, "--allocation"),
+        round_to=arguments.multiple(recipe.round_to, "--round-to"),
+        target=arguments.word(recipe.target, "--target"),
+        include=arguments.patterns(recipe.include, "--include"),
+        exclude=arguments.patterns(recipe.exclude, "--exclude"),
+        inexact=arguments.flag(recipe.inexact, "--inexact"),
+        input_shape=arguments.shapes(recipe.input_shape, "--input-shape"),
+        seed=arguments.whole(recipe.seed, "--seed"),
+        ep=arguments.word(recipe.ep, "--ep"),
+        threads=optional(arguments.count, recipe.threads, "--threads"),
+        no_latency=arguments.flag(recipe.no_latency, "--no-latency"),
+        dry_run=arguments.flag(recipe.dry_run, "--dry-run"),
+        external_root=optional(arguments.path, recipe.external_root, "--external-root"),
+    )
+    _check_choice(plain)
+    if plain.metric is not None and plain.data is None and plain.eval is None:
+        raise UsageError(f"the metric {plain.metric!r} needs samples: give --data or --eval")
+    return plain
+
+
+def _check_choice(recipe: Recipe) -> None:
+    if recipe.channels is None and recipe.plan is None:
+        raise UsageError("nothing is asked for: give --channels R (the fraction of channels to remove) or --plan FILE")
+    if recipe.channels is not None and recipe.plan is not None:
+        raise UsageError("--channels and --plan exclude each other: a plan says already what goes")
+    defaults = {item.name: item.default for item in fields(Recipe)}
+    for name in DECIDED if recipe.plan is not None else ():
+        if getattr(recipe, name) != defaults[name]:
+            raise UsageError(f"--{name.replace('_', '-')} and --plan exclude each other: a plan says already what goes")
+
+
+def shown(recipe: Recipe) -> dict[str, Any]:
+    """Returns the options as they were given; samples and plans that are no files by their kind."""
+    return {item.name: _shown(getattr(recipe, item.name)) for item in fields(recipe)}
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, os.PathLike):
+        return str(value)
+    sizes = isinstance(value, Mapping) and all(isinstance(item, tuple) for item in value.values())
+    words = isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    plain = value is None or isinstance(value, str | int | float) or sizes or words
+    return value if plain else type(value).__name__
