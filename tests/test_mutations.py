@@ -72,7 +72,7 @@ def other_depth_order(node: NodeView, fact: Fact) -> list[Fact]:
 
 
 def plain_group(node: NodeView, fact: Fact) -> list[Fact]:
-    """A grouped convolution is taken for several plain ones: no common offsets."""
+    """A grouped convolution is taken for several plain ones: no common counts."""
     return [Tie(fact.axis, fact.axis)] if isinstance(fact, Balance) else [fact]
 
 
@@ -89,7 +89,7 @@ MUTATIONS = {
     "Transpose: wrong axis": ("Transpose", "transpose_equal_sizes", straight_transpose),
     "Flatten: wrong repeat": ("Flatten", "flatten", inner_flatten),
     "Conv: group does not follow": ("Conv", "conv_depthwise", without(Count)),
-    "Conv: groups lose different offsets": ("Conv", "conv_group2", plain_group),
+    "Conv: groups lose different counts": ("Conv", "conv_group2", plain_group),
     "Conv: sum over channels not declared": ("Conv", "conv", unsummed),
     "Split: sizes do not follow": ("Split", "split", without(Count)),
     "Split: halves swapped": ("Split", "split_equal", swapped_halves),

@@ -200,21 +200,21 @@ class ShapeWalk:
     ) -> list[Array] | None:
         if all(origin is None for origin in origins):
             return None
-        full = [
-            np.full(value.shape, _NOTHING, object) if origin is None else origin
-            for value, origin in zip(inputs, origins, strict=True)
-        ]
         if knowledge.moves and knowledge.values is not None:
+            full = [
+                np.full(value.shape, _NOTHING, object) if origin is None else origin
+                for value, origin in zip(inputs, origins, strict=True)
+            ]
             moved = knowledge.values(view, full if view.op == "Concat" else [full[0], *inputs[1:]])
             return [np.asarray(item, object) for item in moved]
-        everything: Array = full[0]
-        shape = outputs[0].shape
+        traced = [origin for origin in origins if origin is not None]
+        everything, shape = traced[0], outputs[0].shape
         try:
-            for item in full[1:]:
+            for item in traced[1:]:
                 everything = _union(everything, item)
             spread = np.broadcast_to(np.asarray(everything, object), shape)
         except ValueError:
-            merged = frozenset().union(*(axes for item in full for axes in item.ravel()))
+            merged = frozenset().union(*(axes for item in traced for axes in item.ravel()))
             spread = np.full(shape, merged, object)
         return [spread for _ in outputs]
 
