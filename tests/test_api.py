@@ -359,11 +359,19 @@ def group_of(units: int, width: int) -> ChannelGroup:
         (12, 2, 0.5, "auto", "ort-cpu", 8),  # units of two channels: eight of them are a block
         (6, 16, 0.5, "auto", "ort-cpu", 3),  # every unit is a block
         (6, 24, 0.5, "auto", "ort-cpu", 4),  # two units are 48 channels
+        (8, 6, 0.5, "auto", "ort-cpu", 4),  # 48 channels have no smaller multiple of 16 and 6: of 8
+        (8, 6, 0.5, 16, "ort-cpu", 8),
     ],
 )
 def test_rounding(units: int, width: int, ratio: float, round_to: int | str, target: str, stays: int) -> None:
     group = group_of(units, width)
     assert kept(group, units * (1 - ratio), block(group, round_to, target)) == stays
+
+
+@pytest.mark.parametrize(("round_to", "stays"), [("auto", 24), (1, 30), (16, 48), (4, 24)])
+def test_rounding_takes_as_many_of_each_block(round_to: int | str, stays: int) -> None:
+    group = dataclasses.replace(group_of(48, 1), blocks=np.arange(48) // 8)
+    assert kept(group, 28, block(group, round_to, "ort-cpu")) == stays
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ SMALL = 8
 def block(group: ChannelGroup, round_to: int | str, target: str) -> int:
     """Returns the number of units in which a group shrinks, such that its channels are multiples of ``round_to``.
 
-    Groups with blocks shrink by as many units in each.
+    Groups with blocks shrink by as many units in each. What ``auto`` takes for a group whose units are not single
+    channels, or has blocks, is halved until something can go: 6 groups of 8 channels have no smaller multiple of 16.
 
     Raises:
         UsageError: ``round_to`` is neither ``auto`` nor a positive number, or the target is unknown.
@@ -29,6 +30,15 @@ def block(group: ChannelGroup, round_to: int | str, target: str) -> int:
         multiple = round_to
     else:
         raise UsageError(f"--round-to is {round_to!r}: give 'auto' or a whole number from 1 on")
+    step = _step(group, multiple)
+    single = group.width == group.block_count == 1
+    while round_to == "auto" and not single and step >= group.units and multiple > 1:
+        multiple //= 2
+        step = _step(group, multiple)
+    return step
+
+
+def _step(group: ChannelGroup, multiple: int) -> int:
     return math.lcm(group.block_count, multiple // math.gcd(multiple, group.width))
 
 
