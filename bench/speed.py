@@ -3,8 +3,9 @@
     python bench/speed.py [--save]
 
 Times are analysis + planning + surgery. The memory rows are the added peak of a fresh process, divided by the file's
-size. Per-node and per-channel times are ratios to the smallest chain: flat is 1. Torch-Pruning is measured on the same
-network where it is installed (extra ``bench``).
+size. Per-node and per-channel times are ratios to the smallest chain: flat is 1. The last rows are analysis alone, on
+networks with a residual width and on transformers as exporters write them, with sizes computed in the graph.
+Torch-Pruning is measured on the same network where it is installed (extra ``bench``).
 """
 
 import argparse
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from onnxprune.surgery.slice import slice_channels
 
 NODES = (100, 1_000, 10_000)
 CHANNELS = (64, 256, 1_024, 4_096)
+DEPTHS = (250, 500, 1_000, 2_000, 4_000)
 REPEATS = 3
 
 
@@ -61,6 +64,10 @@ class Builder:
             "Conv", x, shapes={"w": (target, source // group, kernel, kernel)}, group=group, strides=[stride, stride],
             kernel_shape=[kernel, kernel], pads=[pad] * 4,
         )  # fmt: skip
+
+    def integers(self, name: str, values: object) -> str:
+        self.weights.append(numpy_helper.from_array(np.array(values, np.int64), name))
+        return name
 
     def norm(self, x: str, channels: int) -> str:
         return self.add("BatchNormalization", x, shapes=dict.fromkeys(("scale", "bias", "mean", "var"), (channels,)))
@@ -104,6 +111,68 @@ def chain(nodes: int, channels: int) -> onnx.ModelProto:
         x = build.norm(build.conv(x, channels, channels, 3, group=channels), channels)
         x = build.add("Relu", x)
     return build.model(build.conv(x, channels, 8), ["n", 8, 8, 8], 8)
+
+
+def residual(nodes: int) -> onnx.ModelProto:
+    """Blocks of two convolutions beside a shortcut; every block has a width of its own, the shortcut is one group."""
+    build = Builder()
+    x = build.conv("x", 3, 16)
+    while len(build.nodes) < nodes - 1:
+        y = build.add("Relu", build.norm(build.conv(x, 16, 24), 24))
+        x = build.add("Relu", build.add("Add", x, build.norm(build.conv(y, 24, 16), 16)))
+    return build.model(build.conv(x, 16, 8), ["n", 8, 8, 8], 8)
+
+
+def transformer(nodes: int) -> onnx.ModelProto:
+    """Attention and a hidden layer in turn, in the form that scripting exporters give them."""
+    build = Builder()
+    first, second, axis = (build.integers(*pair) for pair in (("first", 0), ("second", 1), ("axis", [0])))
+    heads, size, width = (build.integers(*pair) for pair in (("heads", [4]), ("size", [4]), ("width", [16])))
+    x = build.add("Transpose", build.add("Reshape", "x", build.integers("rows", [0, 3, 64])), perm=[0, 2, 1])
+    x = build.add("MatMul", x, shapes={"w": (3, 16)})
+    while len(build.nodes) < nodes - 1:
+        sizes = [
+            build.add("Unsqueeze", build.add("Gather", build.add("Shape", x), place), axis) for place in (first, second)
+        ]
+        apart = build.add("Concat", *sizes, heads, size, axis=0)
+        query, key, value = (
+            build.add(
+                "Transpose", build.add("Reshape", build.add("MatMul", x, shapes={"w": (16, 16)}), apart), perm=order
+            )
+            for order in ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
+        )
+        taken = build.add("MatMul", build.add("Softmax", build.add("MatMul", query, key)), value)
+        merged = build.add("Concat", *sizes, width, axis=0)
+        taken = build.add("Reshape", build.add("Transpose", taken, perm=[0, 2, 1, 3]), merged)
+        x = build.add("Add", x, build.add("MatMul", taken, shapes={"w": (16, 16)}))
+        hidden = build.add("Relu", build.add("MatMul", x, shapes={"w": (16, 32)}))
+        x = build.add("Add", x, build.add("MatMul", hidden, shapes={"w": (32, 16)}))
+    return build.model(build.add("MatMul", x, shapes={"w": (16, 5)}), ["n", 64, 5], 8)
+
+
+def growth(label: str, sizes: Sequence[int], seconds: Callable[[int], float]) -> list[str]:
+    """Returns a line for each size: the seconds, and what they are for each of the things counted."""
+    lines = []
+    first = 0.0
+    for size in sizes:
+        found = seconds(size)
+        first = first or found / size
+        lines.append(
+            f"{size:>6} {label}: {found:7.3f} s, {found / size * 1e6:8.1f} us each, "
+            f"{found / size / first:.2f} x the smallest"
+        )
+        print(lines[-1], flush=True)
+    return lines
+
+
+def analysis(model: onnx.ModelProto) -> float:
+    """Returns the seconds of analysis alone; the best of a few runs."""
+    graph, times = load(model), []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        analyze(graph)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def prune(model: onnx.ModelProto | str) -> float:
@@ -214,19 +283,10 @@ def main() -> None:
             lines.append(f"  peak memory {kind}: {float(printed.stdout):.2f} x the file's size")
     lines.append("  " + torch_pruning())
     print("\n".join(lines), flush=True)
-    for label, sizes, make in (
-        ("nodes", NODES, lambda n: chain(n, 16)),
-        ("channels", CHANNELS, lambda c: chain(200, c)),
-    ):
-        first = 0.0
-        for size in sizes:
-            seconds = best(make(size))
-            first = first or seconds / size
-            lines.append(
-                f"{size:>6} {label}: {seconds:7.3f} s, {seconds / size * 1e6:8.1f} us each, "
-                f"{seconds / size / first:.2f} x the smallest"
-            )
-            print(lines[-1], flush=True)
+    lines += growth("nodes", NODES, lambda size: best(chain(size, 16)))
+    lines += growth("channels", CHANNELS, lambda size: best(chain(200, size)))
+    lines += growth("nodes, residual, analysis", DEPTHS, lambda size: analysis(residual(size)))
+    lines += growth("nodes, transformer, analysis", DEPTHS, lambda size: analysis(transformer(size)))
     if options.save:
         keep("speed", "\n".join(lines) + "\n")
 

@@ -29,7 +29,7 @@ else:
 class Shape(ParamType):
     """``NAME:1x3x224x224``."""
 
-    name = "NAME:AxBxC"
+    name = "NAME:1x3x224x224"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -41,7 +41,7 @@ class Shape(ParamType):
         except ValueError:
             shape = ()
         if not name or not shape or min(shape) < 1:
-            self.fail(f"{value!r} is not NAME:AxBxC, such as image:1x3x224x224", param, ctx)
+            self.fail(f"{value!r} is not NAME:SIZExSIZE..., such as image:1x3x224x224", param, ctx)
         return name, shape
 
 
@@ -72,7 +72,12 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Write a report; .json, .md or .html by suffix. Repeatable.",
     )
     @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
-    @click.option("-v", "--verbose", count=True, help="Say more; twice also shows tracebacks.")
+    @click.option(
+        "-v",
+        "--verbose",
+        count=True,
+        help="Say more: long lists in full, the log on stderr; twice also shows tracebacks.",
+    )
     @click.option("--log-file", type=Path, metavar="FILE", help="Write the log there.")
     @functools.wraps(command)
     def wrapped(quiet: bool, verbose: int, log_file: Path | None, **options: Any) -> Any:
@@ -106,9 +111,16 @@ def machine(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Execution provider to run on.",
         ),
-        click.option("--threads", type=click.IntRange(1, 1024), help="Threads; the available cores by default."),
         click.option(
-            "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything that is random."
+            "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads; the available cores by default."
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(0),
+            metavar="N",
+            default=0,
+            show_default=True,
+            help="Seed of all that is random.",
         ),
     ):
         command = option(command)
@@ -119,6 +131,7 @@ shapes_option = click.option(
     "--input-shape",
     "input_shape",
     type=Shape(),
+    metavar="NAME:1x3x224x224",
     multiple=True,
     help="Sizes of an input with free dimensions. Repeatable.",
 )
@@ -135,13 +148,18 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("model", type=Path)
-@click.option("--group", "groups", multiple=True, metavar="P", help="Show what ties the groups named P. Repeatable.")
+@click.option(
+    "--group",
+    multiple=True,
+    metavar="PATTERN",
+    help="Show what ties the groups matching PATTERN, as for --include of slim. Repeatable.",
+)
 @shapes_option
 @root_option
 @common
 def inspect(
     model: Path,
-    groups: Sequence[str],
+    group: Sequence[str],
     input_shape: Sequence[tuple[str, tuple[int, ...]]],
     external_root: Path | None,
     as_json: bool,
@@ -153,8 +171,8 @@ def inspect(
         from onnxprune.commands.inspect import inspect as run
 
     with bar(quiet=quiet) as progress:
-        report = run(model, input_shape=dict(input_shape), external_root=external_root, progress=progress)
-    deliver(report, as_json=as_json, reports=reports, quiet=quiet, groups=groups)
+        report = run(model, group=group, input_shape=dict(input_shape), external_root=external_root, progress=progress)
+    deliver(report, as_json=as_json, reports=reports, quiet=quiet)
 
 
 @cli.command()
@@ -162,7 +180,9 @@ def inspect(
 @click.option(
     "-o", "--output", type=Path, metavar="OUT", help="Where to write; <stem>.slim.onnx beside MODEL by default."
 )
-@click.option("--channels", type=float, metavar="R", help="Remove this fraction (0 <= R < 1) of the prunable channels.")
+@click.option(
+    "--channels", type=float, metavar="RATIO", help="Remove this fraction (0 <= RATIO < 1) of the prunable channels."
+)
 @click.option("--plan", type=Path, metavar="FILE", help="Apply a stored plan.")
 @click.option("--save-plan", type=Path, metavar="FILE", help="Write the plan as JSON, replayable with --plan.")
 @click.option("--score", metavar="NAME", help="random, l1, l2 (default) or batchnorm.")
@@ -170,6 +190,7 @@ def inspect(
 @click.option(
     "--round-to",
     type=RoundTo(),
+    metavar="auto|N",
     default="auto",
     show_default=True,
     help="Keep channel counts at multiples of N; auto: what the target likes.",
@@ -182,10 +203,13 @@ def inspect(
     help="What the result is made for.",
 )
 @click.option(
-    "--include", multiple=True, metavar="P", help="Only groups matching P: glob, re:... or op:Conv. Repeatable."
+    "--include",
+    multiple=True,
+    metavar="PATTERN",
+    help="Only groups matching PATTERN: a name or glob, re:... or op:Conv. Repeatable.",
 )
-@click.option("--exclude", multiple=True, metavar="P", help="No groups matching P. Repeatable.")
-@click.option("--inexact", is_flag=True, help="Also groups that pass through a statistic over their channels.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="No groups matching PATTERN. Repeatable.")
+@click.option("--inexact", is_flag=True, help="Also groups with a statistic over their channels that is not kept exact.")
 @click.option("--data", type=Path, metavar="SRC", help="Samples: .npz, .npy or a folder of .npz.")
 @click.option(
     "--eval",
@@ -196,7 +220,12 @@ def inspect(
 )
 @click.option("--metric", metavar="NAME", help="top1, top5, agreement, cosine or mse.")
 @click.option(
-    "--samples", type=click.IntRange(1), default=1024, show_default=True, help="Largest number of samples used."
+    "--samples",
+    type=click.IntRange(1),
+    metavar="N",
+    default=1024,
+    show_default=True,
+    help="Largest number of samples used.",
 )
 @click.option("--no-latency", is_flag=True, help="Skip timing.")
 @click.option("--dry-run", is_flag=True, help="Plan and count; write nothing.")
@@ -244,7 +273,7 @@ def slim(
 @click.argument("candidate", type=Path)
 @click.option("--data", type=Path, metavar="SRC", required=True, help="Samples: .npz, .npy or a folder of .npz.")
 @click.option("--metric", metavar="NAME", help="top1, top5, agreement, cosine or mse.")
-@click.option("--samples", type=click.IntRange(1), help="Largest number of samples used; all by default.")
+@click.option("--samples", type=click.IntRange(1), metavar="N", help="Largest number of samples used; all by default.")
 @click.option("--no-latency", is_flag=True, help="Skip timing.")
 @root_option
 @machine
@@ -265,6 +294,7 @@ def compare(base: Path, candidate: Path, as_json: bool, reports: Sequence[Path],
 @click.option(
     "--seconds",
     type=click.FloatRange(0, 3600, min_open=True),
+    metavar="SECONDS",
     default=3.0,
     show_default=True,
     help="Time to measure each model for.",
@@ -290,8 +320,8 @@ def bench(
     deliver(report, as_json=as_json, reports=reports, quiet=quiet)
 
 
-def deliver(report: Report, *, as_json: bool, reports: Sequence[Path], quiet: bool, groups: Sequence[str] = ()) -> None:
-    """Prints a report, or what ties some of its groups, and writes the files that were asked for."""
+def deliver(report: Report, *, as_json: bool, reports: Sequence[Path], quiet: bool) -> None:
+    """Prints a report, or what ties the groups that were selected, and writes the files that were asked for."""
     for path in reports:
         report.save(path)
     try:
@@ -303,10 +333,8 @@ def deliver(report: Report, *, as_json: bool, reports: Sequence[Path], quiet: bo
             from onnxprune.report.console import render, render_trees
 
             console = Console(width=None if sys.stdout.isatty() else 120)
-            if groups:
-                render_trees(report, console, groups)
-            else:
-                render(report, console)
+            full = click.get_current_context().obj["verbose"] > 0
+            (render_trees if report.selected else render)(report, console, full=full)
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):  # rich ends the process where the reader of a pipe is gone
         silence_stdout()

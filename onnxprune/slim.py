@@ -49,7 +49,7 @@ class Recipe:
     exclude: Sequence[str] | str = ()
     """Selectors of groups that stay."""
     inexact: bool = False
-    """Also groups that pass through a statistic over their channels (normalization)."""
+    """Also groups with a statistic over their channels (a normalization) that is not kept exact."""
     input_shape: Mapping[str, Sequence[int]] | None = None
     """Concrete shapes of inputs with free dimensions."""
     seed: int = 0

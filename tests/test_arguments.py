@@ -104,7 +104,7 @@ WRONG: list[tuple[str, Any]] = [
     ("metric", 5), ("ep", 5), ("ep", None), ("ep", ["cpu"]), ("inexact", "yes"), ("no_latency", 1), ("dry_run", None),
     ("input_shape", [1, 3, 8, 8]), ("input_shape", {"x": 8}), ("input_shape", {"x": "1x3x8x8"}),
     ("input_shape", {"x": (1, 3, 8.5, 8)}), ("input_shape", {5: (1, 3, 8, 8)}), ("plan", 5), ("plan", {"a": 1}),
-    ("external_root", 5), ("data", 5), ("data", "x" * 5), ("eval", 5), ("data", np.array(["a"])), ("data", object()),
+    ("external_root", 5), ("data", 5), ("data", "x" * 5), ("eval", 5), ("data", np.array(["a"])), ("data", Ellipsis),
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 from cases import CASES
 from law import LIMIT, analyzed, seeded_removals, violation
 
-from onnxprune.channels.facts import Balance, Count, Fact, Freeze, Positions, Regroup, Restore, Tie
+from onnxprune.channels.facts import Balance, Count, Fact, Freeze, Positions, Regroup, Rescale, Restore, Tie
 from onnxprune.channels.registry import NodeView, operators
 from onnxprune.errors import OnnxPruneError
 
@@ -80,6 +80,18 @@ def restore_in_place(node: NodeView, fact: Fact) -> list[Fact]:
     return [Tie(fact.source, fact.target, contracts=True)] if isinstance(fact, Restore) else [fact]
 
 
+def zeros_behind(node: NodeView, fact: Fact) -> list[Fact]:
+    return [dataclasses.replace(fact, in_place=False)] if isinstance(fact, Restore) else [fact]
+
+
+def scale_left_alone(node: NodeView, fact: Fact) -> list[Fact]:
+    return [dataclasses.replace(fact, along=())] if isinstance(fact, Restore) else [fact]
+
+
+def other_power(node: NodeView, fact: Fact) -> list[Fact]:
+    return [dataclasses.replace(fact, power=-fact.power)] if isinstance(fact, Rescale) else [fact]
+
+
 def unsummed(node: NodeView, fact: Fact) -> list[Fact]:
     return [dataclasses.replace(fact, contracts=False)] if isinstance(fact, Tie | Balance) else [fact]
 
@@ -107,6 +119,13 @@ MUTATIONS = {
     "Tile: wrong repeat": ("Tile", "tile", shifted("left_index", 1)),
     "GroupNormalization: groups split": ("GroupNormalization", "group_norm_21", without(Count)),
     "LRN: neighbours move": ("LRN", "lrn", restore_in_place),
+    "LRN: zeros behind": ("LRN", "lrn", zeros_behind),
+    "LayerNormalization: plain": ("LayerNormalization", "layer_norm", restore_in_place),
+    "LayerNormalization: scale not widened": ("LayerNormalization", "layer_norm", scale_left_alone),
+    "MeanVarianceNormalization: plain": ("MeanVarianceNormalization", "mean_variance_channels", restore_in_place),
+    "ReduceMean: mean over what is left": ("ReduceMean", "reduce_mean_channels", without(Rescale)),
+    "ReduceMean: wrong power": ("ReduceMean", "reduce_mean_channels", other_power),
+    "RMSNormalization: epsilon and scale do not follow": ("RMSNormalization", "rms_norm", without(Rescale)),
     "Softmax: statistic not declared": ("Softmax", "softmax_axis", without(Freeze)),
     "MatMul: sum over channels not declared": ("MatMul", "matmul", unsummed),
 }

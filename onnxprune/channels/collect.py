@@ -17,11 +17,13 @@ from onnxprune.channels.facts import (
     Regroup,
     Rescale,
     Restore,
+    Result,
     Tie,
 )
 from onnxprune.channels.registry import MICROSOFT, NodeView
 from onnxprune.model.graph import captured, overridable
 from onnxprune.model.shapes import Shapes, node_name, opset_of
+from onnxprune.model.values import is_float
 from onnxprune.ops import operator
 
 INVALID = (ArithmeticError, LookupError, TypeError, ValueError)
@@ -71,6 +73,7 @@ class Statements:
     contractions: list[Contraction] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
     position: int = 0
+    types: dict[str, int] = field(default_factory=dict)
 
     def number(self, axis: Axis) -> int:
         """Returns the number of an axis."""
@@ -99,7 +102,7 @@ def collect(graph: gs.Graph, shapes: Shapes, *, boundary: bool = True) -> Statem
     With ``boundary`` the inputs and outputs of the graph are frozen, which is the contract with the caller; without it
     the operators alone speak.
     """
-    found = Statements()
+    found = Statements(types=shapes.types)
     for name, shape in shapes.shapes.items():
         found.base[name] = len(found.axes)
         for dim, size in enumerate(shape):
@@ -180,6 +183,8 @@ def _record(found: Statements, node: gs.Node, view: NodeView, facts: Iterable[Fa
             case Restore():
                 _record_tie(found, node, Tie(fact.source, fact.target, contracts=True), mentioned)
                 found.edits.append(Edit(found.position, fact))
+            case Rescale(axis, Result(slot)) if not is_float(found.types.get(node.outputs[slot].name, 0)):
+                found.freeze(found.number(axis), f"{node_name(node)!r} ({node.op}) takes a mean of integers over it")
             case Count() | Positions() | Rescale():
                 found.edits.append(Edit(found.position, fact))
     return mentioned

@@ -35,6 +35,12 @@ class Operand(NamedTuple):
     element: int
 
 
+class Result(NamedTuple):
+    """An output of a node, by its position: every number in it."""
+
+    slot: int
+
+
 @dataclass(frozen=True, slots=True)
 class Tie:
     """Channels that live and die together: ``left[left_index[i]]`` with ``right[right_index[i]]``.
@@ -89,14 +95,17 @@ class Freeze:
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """The node needs the axis at full width and in its original places: zeros stand in for what was removed.
+    """The node needs the axis at full width: zeros stand in for what was removed.
 
     It reads the axis of its first input and writes the same axis of its first output, and silent channels do not
-    disturb the others.
+    disturb the others. With ``in_place`` channels keep their places; without, as a statistic does not see the order,
+    zeros stand behind them. ``along`` are (input, dimension) of other inputs with the axis, which become as wide.
     """
 
     source: Axis
     target: Axis
+    in_place: bool = True
+    along: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +131,15 @@ class Positions:
 
 @dataclass(frozen=True, slots=True)
 class Rescale:
-    """A stored number, or vector, that goes with a power of the fraction of the axis' channels that stay.
+    """A number that goes with a power of the fraction of the axis' channels that stay.
 
-    A mean of squares over silenced channels is the mean over the others times that fraction, so that a normalization by
-    it stays exact. ``default`` is the value of an attribute that the file leaves out.
+    A mean over silenced channels is the mean over the others times that fraction. The number is an attribute, a stored
+    tensor at an input, or a floating-point result of the node, which is then multiplied. ``default`` is the value of an
+    attribute that the file leaves out.
     """
 
     axis: Axis
-    where: Attribute | int
+    where: Attribute | Result | int
     power: float
     default: float = 0.0
 

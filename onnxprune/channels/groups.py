@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.channels.balance import Grid
 from onnxprune.channels.collect import Contraction, Edit, Statements, collect
 from onnxprune.channels.facts import Axis, Index
+from onnxprune.channels.price import overpriced
 from onnxprune.channels.units import Units, find_units
 from onnxprune.model.inline import without_functions
 from onnxprune.model.io import load
@@ -43,8 +44,8 @@ class ChannelGroup:
     """Units that can be removed one by one, each with everything that hangs on it.
 
     ``weights`` are the axes of stored tensors; ``frozen`` says why nothing can go, ``None`` where units can go;
-    ``exact`` is false where a statistic runs over the channels, and ``inexact`` says which. Where ``blocks`` has the
-    block of every unit, a grouped operator needs as many units of each block to go.
+    ``exact`` is false where a statistic over the channels is not kept as it was, and ``inexact`` says which. Where
+    ``blocks`` has the block of every unit, a grouped operator needs as many units of each block to go.
     """
 
     name: str
@@ -118,9 +119,9 @@ def analyze(
     """Returns the channel groups of a model (path, ``ModelProto`` or graph).
 
     ``sizes`` are concrete input shapes by name; without them free dimensions get sizes that suit the graph. With
-    ``inexact`` groups may shrink although a normalization takes a statistic over their channels, which changes the
-    function. Without ``boundary`` the inputs and outputs of the graph may change too: what an operator alone says about
-    its axes.
+    ``inexact`` groups may shrink although a statistic over their channels is not kept as it was, because nothing can,
+    or because that would cost more time than it saves (``channels.price``). Without ``boundary`` the inputs and outputs
+    of the graph may change too, at any price: what an operator alone says about its axes.
 
     Raises:
         ModelError: the model cannot be read.
@@ -134,7 +135,17 @@ def analyze(
     found = collect(graph, shapes, boundary=boundary)
     stored = _stored(graph, shapes) | (set() if boundary else set(inputs))
     groups, grids = _groups(found, stored, _producers(graph), inexact=inexact)
+    if boundary:
+        reasons = overpriced(graph, shapes, groups, found.edits)
+        groups = tuple(_outside(group, reasons.get(group.name), inexact=inexact) for group in groups)
     return Channels(graph, shapes, groups, tuple(found.contractions), tuple(found.edits), inputs, grids)
+
+
+def _outside(group: ChannelGroup, reason: str | None, *, inexact: bool) -> ChannelGroup:
+    """Returns the group as it is, or outside the law where there is a reason."""
+    if reason is None or not group.exact:
+        return group
+    return replace(group, frozen=group.frozen or (None if inexact else reason), exact=False, inexact=reason)
 
 
 def _stored(graph: gs.Graph, shapes: Shapes) -> set[str]:
@@ -160,7 +171,10 @@ def _is_constant_node(tensor: gs.Tensor) -> bool:
 
 
 def _producers(graph: gs.Graph) -> dict[str, str]:
-    return {tensor.name: node_name(node) for node in graph.nodes for tensor in node.outputs if node.op != "Constant"}
+    # A group is not called after the Identity that an exporter puts between a shared weight and its readers.
+    copies = {id(node) for node in graph.nodes if node.op == "Identity" and isinstance(node.inputs[0], gs.Constant)}
+    made = [node for node in graph.nodes if node.op != "Constant" and id(node) not in copies]
+    return {tensor.name: node_name(node) for node in made for tensor in node.outputs}
 
 
 def _groups(

@@ -16,7 +16,7 @@ from onnxprune.data.samples import load_samples
 from onnxprune.errors import UsageError
 from onnxprune.model.cost import cost
 from onnxprune.model.io import load, read, to_proto
-from onnxprune.report.build import describe_side, environment_of, node_rows
+from onnxprune.report.build import counted_at, describe_side, environment_of, node_rows
 from onnxprune.report.schema import Ratios, Report
 from onnxprune.runtime.session import SessionOptions, check_provider, input_specs
 from onnxprune.slim import Progress, Recipe
@@ -91,6 +91,7 @@ def compare(
         after=sides[1],
         ratios=Ratios.between(sides[0], sides[1], evidence.ratio),
         fidelity=evidence.fidelity,
+        input_shapes=counted_at(graph, sizes),
         nodes=node_rows(costs, evidence.per_node),
         seconds=watch.total(),
         latency_samples=evidence.times,

@@ -4,16 +4,32 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxprune import arguments
 from onnxprune.channels.explain import links
-from onnxprune.channels.groups import analyze
+from onnxprune.channels.groups import Channels, analyze
 from onnxprune.commands.slim import uncounted
 from onnxprune.commands.stopwatch import Stopwatch
 from onnxprune.data.random import choose_shapes
 from onnxprune.errors import ModelError
-from onnxprune.model.cost import cost
+from onnxprune.model.cost import Cost, cost
+from onnxprune.model.inline import without_functions
 from onnxprune.model.io import read
+from onnxprune.model.shapes import Shape
+from onnxprune.model.sizes import infer_shapes
 from onnxprune.plan.plan import why_nothing
-from onnxprune.report.build import describe_side, environment_of, group_rows, node_rows
+from onnxprune.plan.select import matching
+from onnxprune.report.build import (
+    counted_at,
+    describe_side,
+    environment_of,
+    frozen_rows,
+    group_rows,
+    node_rows,
+    worth_telling,
+)
 from onnxprune.report.schema import Report
 from onnxprune.runtime.session import SessionOptions
 from onnxprune.slim import Progress
@@ -22,6 +38,7 @@ from onnxprune.slim import Progress
 def inspect(
     model: object,
     *,
+    group: Sequence[str] | str = (),
     input_shape: Mapping[str, Sequence[int]] | None = None,
     external_root: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -30,6 +47,7 @@ def inspect(
 
     Args:
         model: A path, a ``ModelProto`` or a graphsurgeon graph.
+        group: Selectors of groups, frozen ones too, that the report names under ``selected``.
         input_shape: Concrete shapes of inputs with free dimensions.
         external_root: Folder into which links to weight files may lead.
         progress: Called with the stage and the fraction of it that is done.
@@ -37,26 +55,59 @@ def inspect(
     Raises:
         ModelError: the model is invalid.
         UsageError: ``input_shape`` does not fit it.
+        SelectorError: a selector matches nothing.
     """
     watch = Stopwatch(progress)
+    wanted = arguments.patterns(group, "--group")
+    overrides = arguments.shapes(input_shape, "--input-shape")
+    root = arguments.optional(arguments.path, external_root, "--external-root")
     with watch.stage("load"):
-        graph, proto = read(model, external_root=external_root)
-    overrides = {name: tuple(int(size) for size in shape) for name, shape in (input_shape or {}).items()}
-    try:
-        sizes = choose_shapes(proto, overrides) if overrides else None
-    except ModelError:
-        sizes = None
+        graph, proto = read(model, external_root=root)
+        if proto.functions:
+            graph = without_functions(graph)
     with watch.stage("analyze"):
-        channels = analyze(graph, sizes)
-        total = cost(graph, sizes)
+        sizes = _first_sizes(proto, overrides)
+        channels = analyze(graph, sizes if overrides else None)
+        selected = _selected(channels, wanted)
+        total, counted = _cost(graph, sizes)
     path = Path(model) if isinstance(model, str | os.PathLike) else None
     return Report(
         command="inspect",
-        options={"input_shape": {name: list(shape) for name, shape in overrides.items()}},
+        options={"group": list(wanted), "input_shape": {name: list(shape) for name, shape in overrides.items()}},
         environment=environment_of(SessionOptions(), 0),
         before=describe_side(proto, total, path),
-        groups=group_rows(channels, {}, links(channels)),
+        input_shapes=counted_at(graph, counted),
+        groups=group_rows(channels, {}, links(channels), selected),
+        selected=selected,
+        frozen=frozen_rows(channels),
         nodes=node_rows((total, total), ({}, {})),
         warnings=uncounted(total) + (() if channels.prunable else (why_nothing(channels),)),
         seconds=watch.total(),
     )
+
+
+def _first_sizes(proto: onnx.ModelProto, overrides: Mapping[str, Shape]) -> dict[str, Shape] | None:
+    """Returns the sizes that ``slim`` would try first, ``None`` where they cannot be told."""
+    try:
+        return choose_shapes(proto, overrides)
+    except ModelError:
+        return None
+
+
+def _selected(channels: Channels, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of the selected groups: kernel axes and single numbers only where there is nothing else."""
+    chosen = matching(channels, wanted)
+    telling = [group for group in chosen if worth_telling(group)]
+    return tuple(group.name for group in telling or chosen)
+
+
+def _cost(graph: gs.Graph, sizes: Mapping[str, Shape] | None) -> tuple[Cost, dict[str, Shape]]:
+    """Returns the cost and the input sizes that it holds for; where some do not suit the graph, others are taken."""
+    shapes = infer_shapes(graph, sizes)
+    total = cost(graph, shapes=shapes)
+    if total.uncounted and sizes is not None:
+        other = infer_shapes(graph)
+        found = cost(graph, shapes=other)
+        if found.uncounted < total.uncounted:
+            shapes, total = other, found
+    return total, {tensor.name: shapes.shapes[tensor.name] for tensor in graph.inputs if tensor.name in shapes.shapes}

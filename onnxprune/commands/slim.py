@@ -22,7 +22,7 @@ from onnxprune.model.cost import Cost, cost
 from onnxprune.model.inline import without_functions
 from onnxprune.model.io import read, to_proto
 from onnxprune.plan.plan import Plan, plan
-from onnxprune.report.build import describe_side, environment_of, group_rows, node_rows
+from onnxprune.report.build import counted_at, describe_side, environment_of, group_rows, node_rows
 from onnxprune.report.schema import Proof, Ratios, Report, Side
 from onnxprune.runtime.session import SessionOptions, check_provider
 from onnxprune.score.scores import score
@@ -138,6 +138,7 @@ def build_report(work: Work, seconds: dict[str, float]) -> Report:
         ratios=Ratios.between(sides[0], sides[1], evidence.ratio),
         fidelity=evidence.fidelity,
         proof=proof,
+        input_shapes=counted_at(work.channels.graph, inputs.sizes),
         groups=group_rows(work.channels, work.removals),
         nodes=node_rows(work.costs, evidence.per_node),
         warnings=inputs.notes + uncounted(work.costs[0]) + _warnings(sides, evidence, proof),

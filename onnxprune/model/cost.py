@@ -57,14 +57,22 @@ def cost(graph: gs.Graph, sizes: Mapping[str, Shape] | None = None, shapes: Shap
     for node in graph.nodes:
         if node.op == "Constant":
             continue
-        rule = operator(node.op, node.domain).macs
-        view = shapes.view(node, opset_of(graph, node.domain)) if rule is not None else None
-        known = view is not None and all(value is not None for value in (*view.inputs[:2], *view.outputs[:1]))
-        macs = _counted(rule, view) if rule is not None and view is not None and known else 0
-        uncounted += rule is not None and not known
+        macs = macs_of(graph, node, shapes)
+        uncounted += macs is None
         owned = sum(weights.get(tensor.name, 0) for tensor in node.inputs)
-        per_node.append(NodeCost(node_name(node), node.op, macs // batch, owned))
+        per_node.append(NodeCost(node_name(node), node.op, (macs or 0) // batch, owned))
     return Cost(parameters, nonzero, sum(item.macs for item in per_node), len(graph.nodes), tuple(per_node), uncounted)
+
+
+def macs_of(graph: gs.Graph, node: gs.Node, shapes: Shapes) -> int | None:
+    """Returns the multiply-accumulates of a node at these shapes; ``None`` where it multiplies unknown ones."""
+    rule = operator(node.op, node.domain).macs
+    if rule is None:
+        return 0
+    view = shapes.view(node, opset_of(graph, node.domain))
+    if any(value is None for value in (*view.inputs[:2], *view.outputs[:1])):
+        return None
+    return _counted(rule, view)
 
 
 def _counted(rule: MacRule, view: NodeView) -> int:

@@ -3,6 +3,7 @@
 * A channel shuffle (Reshape, Transpose, Reshape within one axis) is a permutation, and becomes a Gather with stored
   positions: Reshape could only lose whole rows or columns of it.
 * What is computed from stored tensors alone becomes a stored tensor where rules could only freeze it (``fold``).
+* A tensor that is overwritten as a whole is what it is overwritten with (``writes``).
 """
 
 import math
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from onnxprune.model.fold import drop_unread, fold, remove
 from onnxprune.model.graph import captured
 from onnxprune.model.shapes import Shapes, node_name
+from onnxprune.model.writes import replace_whole_writes
 
 
 def normalize(graph: gs.Graph, shapes: Shapes) -> bool:
@@ -23,8 +25,9 @@ def normalize(graph: gs.Graph, shapes: Shapes) -> bool:
         for body in node.attrs.values():
             kept |= captured(body) if isinstance(body, gs.Graph) else set()
     folded = fold(graph, shapes, kept)
+    written = replace_whole_writes(graph, shapes, kept)
     shuffled = _gather_shuffles(graph, shapes, kept)
-    return folded or shuffled
+    return folded or written or shuffled
 
 
 def _gather_shuffles(graph: gs.Graph, shapes: Shapes, outputs: set[str]) -> bool:

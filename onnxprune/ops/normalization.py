@@ -62,21 +62,34 @@ def group_normalization(node: NodeView) -> Facts:
 
 @channel_rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def layer_normalization(node: NodeView) -> Facts:
-    """The statistics run over every axis from ``axis`` on."""
-    x = node.data
+    """The statistics run over every axis from ``axis`` on, and silent channels count in them as zeros.
+
+    The mean of squares alone (RMSNormalization) needs no zeros: epsilon and scale make up for them.
+    """
+    x, scale = node.data, node.weight(1)
     first = node.attribute("axis", -1) % x.rank
     for result in node.outputs:
         if result is not None:
             yield from broadcast([x], result)
     yield from broadcast([value for value in node.inputs[1:] if value is not None], node.result)
-    scale = node.weight(1)
-    if node.op == "RMSNormalization" and first == x.rank - 1 and scale.stored and scale.rank == 1:
+    alone = node.op != "LayerNormalization" and all(result is None for result in node.outputs[1:])
+    if alone and first == x.rank - 1 and scale.stored and scale.rank == 1:
         yield Tie(x.axis(first), x.axis(first), contracts=True)
         yield Rescale(x.axis(first), Attribute("epsilon"), -1.0, default=1e-5)
         yield Rescale(x.axis(first), 1, -0.5)
         return
     for dim in range(first, x.rank):
-        yield Freeze(x.axis(dim), f"{node.name!r} ({node.op}) takes a statistic over it", inexact=True)
+        yield Restore(x.axis(dim), node.result.axis(dim), in_place=False, along=_along(node, dim))
+
+
+def _along(node: NodeView, dim: int) -> tuple[tuple[int, int], ...]:
+    """Returns (input, dimension) of scale and bias where they have a dimension of the data."""
+    found = []
+    for slot, value in enumerate(node.inputs[1:], 1):
+        own = dim - node.data.rank + value.rank if value is not None else -1
+        if value is not None and own >= 0 and value.shape[own] == node.data.shape[dim]:
+            found.append((slot, own))
+    return tuple(found)
 
 
 @channel_rule("LRN")
@@ -91,24 +104,28 @@ def local_response(node: NodeView) -> Facts:
 
 @channel_rule("MeanVarianceNormalization")
 def mean_variance(node: NodeView) -> Facts:
-    """The statistics run over ``axes``."""
+    """The statistics run over ``axes``, and silent channels count in them as zeros."""
     x, y = node.data, node.result
     axes = {axis % x.rank for axis in node.attribute("axes", [0, 2, 3])}
     for dim in range(x.rank):
-        yield Tie(x.axis(dim), y.axis(dim))
         if dim in axes:
-            yield Freeze(x.axis(dim), f"{node.name!r} ({node.op}) takes a statistic over it", inexact=True)
+            yield Restore(x.axis(dim), y.axis(dim), in_place=False)
+        else:
+            yield Tie(x.axis(dim), y.axis(dim))
 
 
 @channel_rule("LpNormalization", "Softmax", "LogSoftmax", "Hardmax")
 def over_one_axis(node: NodeView) -> Facts:
-    """Works along ``axis``; up to opset 12 the softmax family flattens everything from ``axis`` on."""
+    """Works along ``axis``; up to opset 12 the softmax family flattens everything from ``axis`` on.
+
+    The norm of LpNormalization is a sum, in which silent channels do not count.
+    """
     x, y = node.data, node.result
     flattens = node.op != "LpNormalization" and node.opset < 13
     axis = node.attribute("axis", 1 if flattens else -1) % x.rank
     for dim in range(x.rank):
-        yield Tie(x.axis(dim), y.axis(dim))
-        if dim == axis or (flattens and dim > axis):
+        yield Tie(x.axis(dim), y.axis(dim), contracts=node.op == "LpNormalization" and dim == axis)
+        if node.op != "LpNormalization" and (dim == axis or (flattens and dim > axis)):
             yield Freeze(x.axis(dim), f"{node.name!r} ({node.op}) works over it")
 
 

@@ -5,19 +5,23 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.channels.facts import Facts, Freeze, Tie
+from onnxprune.channels.facts import Facts, Freeze, Rescale, Result, Tie
 from onnxprune.channels.registry import Array, NodeView, channel_rule, value_rule
 
-SUMS = ("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
+SUMS = ("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceMean")
 REDUCERS: dict[str, Callable[..., Any]] = {
     "ReduceProd": np.prod, "ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min,
 }  # fmt: skip
-OTHERS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
+OTHERS = ("ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp")
 
 
 @channel_rule(*SUMS, *OTHERS, operands=(1,))
 def reduction(node: NodeView) -> Facts:
-    """Kept axes correspond one to one; a sum over channels is the same without silent ones."""
+    """Kept axes correspond one to one; a sum over channels is the same without silent ones.
+
+    A mean is the sum over the original number of channels. Where a normalization is written out, with two means, silent
+    channels count in the first, and in the second only as far as what it reads is silenced there once more.
+    """
     x, y = node.data, node.result
     axes = reduced_axes(node)
     if axes is None:
@@ -29,8 +33,10 @@ def reduction(node: NodeView) -> Facts:
     for dim in axes:
         if node.op in SUMS:
             yield Tie(x.axis(dim), x.axis(dim), contracts=True)
+            if node.op == "ReduceMean":
+                yield Rescale(x.axis(dim), Result(0), 1.0)
         else:
-            yield Freeze(x.axis(dim), f"{node.name!r} ({node.op}) reduces over it", inexact=node.op == "ReduceMean")
+            yield Freeze(x.axis(dim), f"{node.name!r} ({node.op}) reduces over it")
 
 
 @channel_rule("ArgMax", "ArgMin", "CumProd", "CumSum", "TopK", operands=(1,))

@@ -33,6 +33,17 @@ def select(
     )
 
 
+def matching(channels: Channels, wanted: Sequence[str] | str) -> tuple[ChannelGroup, ...]:
+    """Returns the groups that some pattern matches, frozen ones too.
+
+    Raises:
+        SelectorError: a pattern matches nothing, or is not a regular expression.
+    """
+    index = _Index(channels)
+    names = set[str]().union(*(index.groups(pattern) for pattern in patterns(wanted, "--group")))
+    return tuple(group for group in channels.groups if group.name in names)
+
+
 class _Index:
     def __init__(self, channels: Channels) -> None:
         self._names: dict[str, set[str]] = {}

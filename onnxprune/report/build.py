@@ -2,18 +2,19 @@
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import onnx
+import onnx_graphsurgeon as gs
 
-from onnxprune.channels.explain import Link
+from onnxprune.channels.explain import Link, frozen_axes
 from onnxprune.channels.facts import SPATIAL
 from onnxprune.channels.groups import ChannelGroup, Channels
 from onnxprune.model.cost import Cost
 from onnxprune.model.io import digest, model_bytes
-from onnxprune.report.schema import Environment, GroupRow, Latency, LinkRow, NodeRow, Report, Side
+from onnxprune.report.schema import Environment, FrozenRow, GroupRow, Latency, LinkRow, NodeRow, Report, Side
 from onnxprune.runtime.session import SessionOptions, environment
 
 
@@ -69,7 +70,10 @@ def environment_of(
 
 
 def group_rows(
-    channels: Channels, removals: Mapping[str, Sequence[int]], links: Mapping[str, Sequence[Link]] | None = None
+    channels: Channels,
+    removals: Mapping[str, Sequence[int]],
+    links: Mapping[str, Sequence[Link]] | None = None,
+    selected: Container[str] = (),
 ) -> tuple[GroupRow, ...]:
     """Returns the groups that say something: those that can go, and those that could if something did not hold them."""
     links = links or {}
@@ -85,13 +89,26 @@ def group_rows(
             links=tuple(LinkRow(link.node, link.op, link.role, link.axes) for link in links.get(group.name, ())),
         )
         for group in channels.groups
-        if worth_telling(group)
+        if group.name in selected or worth_telling(group)
     )
 
 
 def worth_telling(group: ChannelGroup) -> bool:
     """Returns whether a group belongs in a report: kernel sizes and single numbers do not."""
     return group.frozen is None or (group.frozen != SPATIAL and group.units > 1)
+
+
+def frozen_rows(channels: Channels) -> tuple[FrozenRow, ...]:
+    """Returns every axis of a stored tensor of which nothing can go, with the node and the reason."""
+    return tuple(FrozenRow(**asdict(row)) for row in frozen_axes(channels))
+
+
+def counted_at(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """Returns the input sizes at which MACs were counted, nothing where the model leaves none free."""
+    declared = {tensor.name: tensor.shape for tensor in graph.inputs}
+    if all(shape is not None and all(isinstance(size, int) for size in shape) for shape in declared.values()):
+        return {}
+    return {name: tuple(int(size) for size in sizes[name]) for name in declared if name in sizes}
 
 
 def node_rows(

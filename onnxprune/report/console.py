@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from onnxprune.errors import SelectorError
 from onnxprune.report import summary, units
 
 if TYPE_CHECKING:
@@ -14,20 +12,28 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from onnxprune.report.schema import GroupRow, Report
+    from onnxprune.report.schema import GroupRow, LinkRow, Report
 
 _GROUPS_SHOWN = 12
 _REASONS_SHOWN = 8
+_PLACES_SHOWN = 3
+_LINKS_SHOWN = 6
+_AXES_SHOWN = 3
 _STYLES = {"bad": "bold red", "warn": "yellow", "info": "cyan"}
+_ROLES = (("writes", "written by"), ("passes", "passed on by"), ("sums", "summed over by"))
+_ALL = 10**9
 
 
-def render(report: Report, console: Console) -> None:
-    """Print what changed: figures before and after, the proof, the fidelity, the groups, and what is in doubt."""
+def render(report: Report, console: Console, *, full: bool = False) -> None:
+    """Print what changed: figures before and after, the proof, the fidelity, the groups, and what is in doubt.
+
+    Long lists are folded unless ``full``.
+    """
     if report.command == "bench":
         render_latencies(report, console)
         return
     if report.after is None:
-        render_inspection(report, console)
+        render_inspection(report, console, full=full)
         return
     _line(console, f"{_name(report.before.path)} -> {_name(report.after.path)}", "bold")
     table = _table("", "before", "after", "change")
@@ -36,53 +42,64 @@ def render(report: Report, console: Console) -> None:
             _text(row.label, console), _text(row.before, console), _text(row.after, console), _text(row.change, console)
         )
     console.print(table)
+    sizes = summary.sizes_words(report)
+    if sizes is not None:
+        _line(console, f"MACs are counted at {sizes}")
     if summary.wants_proof(report):
         _line(console, summary.proof_sentence(report), "red" if report.proof.passed is False else "")
     fidelity = summary.fidelity_sentence(report)
     if fidelity is not None:
         _line(console, fidelity)
     touched = [group for group in report.groups if group.removed > 0]
-    _groups(sorted(touched, key=lambda group: -group.removed), console, removed=True)
-    _frozen(report, console)
+    _groups(sorted(touched, key=lambda group: -group.removed), console, removed=True, full=full)
+    _frozen(report, console, full=full)
     _notices(report, console)
 
 
-def render_inspection(report: Report, console: Console) -> None:
-    """Print what a model holds, what of it can go, and what is frozen and why."""
+def render_inspection(report: Report, console: Console, *, full: bool = False) -> None:
+    """Print what a model holds, what can go, and what is frozen and why; long lists are folded unless ``full``."""
     _line(console, _name(report.before.path), "bold")
     table = _table("", "")
+    sizes = summary.sizes_words(report)
     for row in summary.comparison(report):
         if row.before != units.NOT_MEASURED:
-            table.add_row(_text(row.label, console), _text(row.before, console))
+            at = f" at {sizes}" if row.label == summary.MACS and sizes is not None else ""
+            table.add_row(_text(row.label, console), _text(row.before + at, console))
+    table.columns[1].justify = "left"
     console.print(table)
     free = [group for group in report.groups if group.frozen is None]
     if report.groups:
         _line(console, summary.headline(report), "" if free else "yellow")
-    _groups(sorted(free, key=lambda group: -group.units), console, removed=False)
-    _frozen(report, console)
+    widest = sorted(free, key=lambda group: -group.units * (group.unit_size or 1))
+    _groups(widest, console, removed=False, full=full)
+    _frozen(report, console, full=full)
     _notices(report, console)
 
 
-def render_trees(report: Report, console: Console, patterns: Sequence[str]) -> None:
-    """Print what ties each group whose name matches a pattern, and the reason where it is frozen.
+def render_trees(report: Report, console: Console, *, full: bool = False) -> None:
+    """Print what ties each selected group, and the reason where it is frozen; long lists are folded unless ``full``."""
+    chosen = [group for group in report.groups if group.name in report.selected]
+    shown = len(chosen) if full else _GROUPS_SHOWN
+    for group in chosen[:shown]:
+        size = "" if group.unit_size is None else f" of {_counted(group.unit_size, 'channel')}"
+        words = f"{_counted(group.units, 'unit')}{size}, on {_counted(group.axes, 'axis', 'axes')}"
+        _line(console, f"{group.name}: {words}{'' if group.exact else ', inexact'}", "bold")
+        if group.frozen is not None:
+            _line(console, f"  cannot go: {group.frozen}", "yellow")
+        for role, title in _ROLES:
+            _branch(title, [link for link in group.links if link.role == role], console, full=full)
+    _more(console, len(chosen) - shown, " groups")
 
-    Raises:
-        SelectorError: a pattern matches no group.
-    """
-    for pattern in patterns:
-        chosen = [group for group in report.groups if fnmatch.fnmatchcase(group.name, pattern)]
-        if not chosen:
-            raise SelectorError(f"no group is called {pattern!r}: --json lists all names")
-        for group in chosen:
-            channels = f"{group.unit_size} channel" + ("" if group.unit_size == 1 else "s")
-            _line(console, f"{group.name}: {group.units:,} units of {channels}", "bold")
-            if group.frozen is not None:
-                _line(console, f"  cannot go: {group.frozen}", "yellow")
-            for role, title in (("writes", "written by"), ("passes", "passed on by"), ("sums", "summed over by")):
-                links = [link for link in group.links if link.role == role]
-                for number, link in enumerate(links):
-                    prefix = f"  {title:<15}" if number == 0 else " " * 17
-                    _line(console, f"{prefix}{link.node} ({link.op}): {', '.join(link.axes)}")
+
+def _branch(title: str, links: Sequence[LinkRow], console: Console, *, full: bool) -> None:
+    shown = len(links) if full else _LINKS_SHOWN
+    for number, link in enumerate(links[:shown]):
+        axes = ", ".join(link.axes if full else link.axes[:_AXES_SHOWN])
+        if not full and len(link.axes) > _AXES_SHOWN:
+            axes += f" and {len(link.axes) - _AXES_SHOWN:,} more"
+        prefix = f"  {title:<15}" if number == 0 else " " * 17
+        _line(console, f"{prefix}{link.node} ({link.op}): {axes}")
+    _more(console, len(links) - shown, "", " " * 17)
 
 
 def render_latencies(report: Report, console: Console) -> None:
@@ -104,34 +121,50 @@ def render_latencies(report: Report, console: Console) -> None:
     _warnings(report, console)
 
 
-def _groups(groups: list[GroupRow], console: Console, removed: bool) -> None:
+def _groups(groups: Sequence[GroupRow], console: Console, *, removed: bool, full: bool) -> None:
     if not groups:
         return
-    table = _table("group", "units", "left", "removed", "") if removed else _table("group", "units", "axes", "")
-    for group in groups[:_GROUPS_SHOWN]:
+    heads = ("units", "left", "removed") if removed else ("units", "channels each", "axes")
+    table = _table("group", *heads, "")
+    shown = len(groups) if full else _GROUPS_SHOWN
+    for group in groups[:shown]:
         note = _text("" if group.exact else "inexact", console)
-        cells = [f"{group.units:,}", f"{group.axes:,}"]
+        cells = [f"{group.units:,}", "" if group.unit_size is None else f"{group.unit_size:,}", f"{group.axes:,}"]
         if removed:
             share = group.removed / max(1, group.units)
             cells = [f"{group.units:,}", f"{group.units - group.removed:,}", units.percent(share, 0)]
         table.add_row(_text(group.name, console), *cells, note)
     console.print(table)
-    more = len(groups) - _GROUPS_SHOWN
-    if more > 0:
-        _line(console, f"... and {more:,} more (see --report)", "dim")
+    _more(console, len(groups) - shown)
 
 
-def _frozen(report: Report, console: Console) -> None:
-    reasons = summary.frozen_reasons(report)
-    if not reasons:
-        return
-    frozen = sum(len(item.groups) for item in reasons)
-    _line(console, f"frozen: {frozen:,} group{'' if frozen == 1 else 's'}")
-    for item in reasons[:_REASONS_SHOWN]:
-        _line(console, f"  {len(item.groups):>4} x {item.reason}", "dim")
-    more = len(reasons) - _REASONS_SHOWN
-    if more > 0:
-        _line(console, f"  ... and {more:,} more reasons (see --report)", "dim")
+def _frozen(report: Report, console: Console, *, full: bool) -> None:
+    """Print the reasons, each with some of the places where it holds groups."""
+    reasons, places = summary.frozen_reasons(report), summary.places(report)
+    shown = len(reasons) if full else _REASONS_SHOWN
+    most = _ALL if full else 1 if len(reasons) > _PLACES_SHOWN else _PLACES_SHOWN
+    if reasons:
+        _line(console, f"frozen: {_counted(sum(len(item.groups) for item in reasons), 'group')}")
+    for item in reasons[:shown]:
+        _line(console, f"  {_counted(len(item.groups), 'group')}: {item.reason}")
+        known = [places[group.name] for group in item.groups if group.name in places]
+        for place in known[:most]:
+            _line(console, f"    {place}", "dim")
+        _more(console, len(known) - most, "", " " * 4)
+    _more(console, len(reasons) - shown, " reasons", "  ")
+    spatial = summary.spatial_sentence(report)
+    if spatial is not None:
+        _line(console, spatial, "dim")
+
+
+def _more(console: Console, number: int, what: str = "", indent: str = "") -> None:
+    """Say how much a folded list leaves out, and how to see it."""
+    if number > 0:
+        _line(console, f"{indent}... and {number:,} more{what}: -v lists all", "dim")
+
+
+def _counted(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _notices(report: Report, console: Console) -> None:

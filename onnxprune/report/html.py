@@ -93,7 +93,10 @@ def _context(report: Report, drawing: str | None) -> dict[str, Any]:
         "latencies": _latencies(report),
         "groups": group_chart(report),
         "nodes": node_charts(report),
+        "sizes": summary.sizes_words(report),
         "frozen": summary.frozen_reasons(report),
+        "places": summary.places(report),
+        "spatial": summary.spatial_sentence(report),
         "wants_proof": summary.wants_proof(report),
         "proof": summary.proof_sentence(report),
         "fidelity": summary.fidelity_sentence(report),
@@ -107,7 +110,7 @@ def cards(report: Report) -> tuple[Card, ...]:
     rows = {row.label: row for row in summary.comparison(report)}
     shown = [
         ("Parameters", rows["parameters"]),
-        ("MACs", rows["MACs per sample"]),
+        ("MACs", rows[summary.MACS]),
         ("File size", rows["file size"]),
         ("Latency", rows["latency (median)"]),
     ]
@@ -152,7 +155,7 @@ def group_chart(report: Report) -> Chart | None:
             )
         )
     total, removed = summary.prunable_units(report)
-    text = f"{total:,} units in {len(free):,} groups can be pruned"
+    text = f"{total:,} units in {len(free):,} group{'' if len(free) == 1 else 's'} can be pruned"
     if not inspected:
         text = f"{removed:,} of {total:,} prunable units were removed ({units.percent(removed / max(1, total), 0)})"
     return Chart("Channel groups", text, tuple(bars[:_GROUPS_SHOWN]), tuple(bars[_GROUPS_SHOWN:]))

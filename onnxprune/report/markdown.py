@@ -31,10 +31,13 @@ _WORDS = {"bad": "Warning", "warn": "Warning", "info": "Note"}
 
 def _figures(report: Report) -> list[str]:
     rows = summary.comparison(report)
+    sizes = summary.sizes_words(report)
+    note = [] if sizes is None else [f"MACs are counted at {_code(sizes)}."]
     if report.after is None:
-        return [_table(("", "model"), [(row.label, row.before) for row in rows if row.before != units.NOT_MEASURED])]
+        known = [(row.label, row.before) for row in rows if row.before != units.NOT_MEASURED]
+        return [_table(("", "model"), known), *note]
     cells = [(_escaped(row.label), row.before, row.after, row.change) for row in rows]
-    return ["## Before and after", _table(("", "before", "after", "change"), cells)]
+    return ["## Before and after", _table(("", "before", "after", "change"), cells), *note]
 
 
 def _proof(report: Report) -> list[str]:
@@ -70,11 +73,18 @@ def _frozen(report: Report) -> list[str]:
     reasons = summary.frozen_reasons(report)
     if not reasons:
         return []
+    places = summary.places(report)
     rows = [
-        (_escaped(item.reason), str(len(item.groups)), ", ".join(_code(group.name) for group in item.groups))
+        (
+            _escaped(item.reason),
+            str(len(item.groups)),
+            ", ".join(_code(places.get(group.name, group.name)) for group in item.groups),
+        )
         for item in reasons
     ]
-    return ["## Frozen, and why", _table(("reason", "groups", "names"), rows)]
+    spatial = summary.spatial_sentence(report)
+    note = [] if spatial is None else [_sentence(spatial)]
+    return ["## Frozen, and why", _table(("reason", "groups", "where"), rows), *note]
 
 
 def _provenance(report: Report) -> list[str]:

@@ -163,6 +163,23 @@ class GroupRow:
 
 
 @dataclass(frozen=True)
+class FrozenRow:
+    """An axis of a stored tensor of which nothing may go, the node that reads it, and the reason.
+
+    ``group`` is the group that it belongs to; with ``inexact`` it goes where ``--inexact`` is given.
+    """
+
+    node: str
+    op: str
+    tensor: str
+    axis: int
+    size: int
+    group: str
+    reason: str
+    inexact: bool = False
+
+
+@dataclass(frozen=True)
 class BlockRow:
     """One residual block; ``reason`` says why it was kept or cannot be dropped."""
 
@@ -259,6 +276,8 @@ class ModelRow:
 class Report:
     """Everything that a command found, did and measured.
 
+    ``input_shapes`` are the sizes at which MACs were counted, where the model leaves some free. ``frozen`` and
+    ``selected``, the names of the groups that were asked for, are filled in by ``inspect`` alone.
     ``latency_samples`` holds the single times in milliseconds under ``before`` and ``after`` for the histogram of the
     HTML page; it is not part of the JSON report and not compared.
     """
@@ -271,7 +290,10 @@ class Report:
     ratios: Ratios = field(default_factory=Ratios)
     fidelity: Fidelity = field(default_factory=Fidelity)
     proof: Proof = field(default_factory=Proof)
+    input_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     groups: tuple[GroupRow, ...] = ()
+    selected: tuple[str, ...] = ()
+    frozen: tuple[FrozenRow, ...] = ()
     blocks: tuple[BlockRow, ...] = ()
     nodes: tuple[NodeRow, ...] = ()
     models: tuple[ModelRow, ...] = ()
@@ -371,5 +393,6 @@ def _built(kind: Any, value: Any) -> Any:
             raise TypeError(f"a list is {type(value).__name__}")
         return tuple(_built(typing.get_args(kind)[0], item) for item in value)
     if typing.get_origin(kind) is dict:
-        return dict(value)
+        inner = typing.get_args(kind)[1]
+        return {name: _built(inner, item) for name, item in dict(value).items()}
     return value

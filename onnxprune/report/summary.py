@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 
+from onnxprune.channels.facts import SPATIAL
 from onnxprune.report import units
-from onnxprune.report.schema import GroupRow, Report, Side
+from onnxprune.report.schema import FrozenRow, GroupRow, Report, Side
 
 _PREFERRED_METRICS = ("top1", "accuracy", "top5", "agreement", "cosine")
 _LOWER_IS_BETTER = ("mse", "mae", "rmse", "loss", "error", "perplexity", "wer", "cer", "max_abs")
+MACS = "MACs per sample"
+_SHAPES_SHOWN = 3
+_NODE = re.compile(r"'[^']*' \((\w+)\)")
+_NAME = re.compile(r"'[^']*'")
 _METRIC_LABELS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "mse": "mean squared error"}
 # Points of the metric: from the first on it is said, from the second on it is a warning, from the third on an alarm.
 _DROPS = (0.0005, 0.01, 0.05)
@@ -36,7 +42,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class FrozenReason:
-    """All groups that are frozen for one reason."""
+    """All groups that are frozen for one reason; where nodes differ in nothing but their names, it is one reason."""
 
     reason: str
     groups: tuple[GroupRow, ...]
@@ -67,7 +73,7 @@ def comparison(report: Report) -> tuple[Row, ...]:
     rows = [
         Row("parameters", units.count(before.parameters), units.count(after.parameters), *_change(report, "parameters"))
     ]
-    if (before.nonzero_parameters, after.nonzero_parameters) != (before.parameters, after.parameters):
+    if any(units.count(side.nonzero_parameters) != units.count(side.parameters) for side in (before, after)):
         left = _divided(after.nonzero_parameters, before.nonzero_parameters)
         rows.append(
             Row(
@@ -80,7 +86,7 @@ def comparison(report: Report) -> tuple[Row, ...]:
         )
     nodes = _divided(after.nodes, before.nodes)
     rows += [
-        Row("MACs per sample", units.macs(before.macs), units.macs(after.macs), *_change(report, "macs")),
+        Row(MACS, units.macs(before.macs), units.macs(after.macs), *_change(report, "macs")),
         Row("file size", units.size(before.bytes), units.size(after.bytes), *_change(report, "bytes")),
         Row("nodes", units.count(before.nodes), units.count(after.nodes), units.change(nodes), nodes),
         latency_row(report),
@@ -126,12 +132,46 @@ def prunable_units(report: Report) -> tuple[int, int]:
 
 def frozen_reasons(report: Report) -> tuple[FrozenReason, ...]:
     """Frozen groups by reason, the most frequent reason first."""
-    by_reason: dict[str, list[GroupRow]] = defaultdict(list)
+    by_kind: dict[str, list[GroupRow]] = defaultdict(list)
     for group in report.groups:
         if group.frozen is not None:
-            by_reason[group.frozen].append(group)
-    ordered = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
-    return tuple(FrozenReason(reason, tuple(groups)) for reason, groups in ordered)
+            by_kind[_NAME.sub("'...'", _NODE.sub(r"\1", group.frozen))].append(group)
+    optional = {row.group for row in report.frozen if row.inexact}
+    found = []
+    for kind, groups in by_kind.items():
+        reason = kind if len({group.frozen for group in groups}) > 1 else str(groups[0].frozen)
+        hint = " (--inexact lets it go)" if all(group.name in optional for group in groups) else ""
+        found.append(FrozenReason(reason + hint, tuple(groups)))
+    return tuple(sorted(found, key=lambda item: (-len(item.groups), item.reason)))
+
+
+def places(report: Report) -> dict[str, str]:
+    """Where each frozen group is held, by its name: the first node, the axis of its weight, and how many follow."""
+    rows: dict[str, list[FrozenRow]] = defaultdict(list)
+    for row in report.frozen:
+        rows[row.group].append(row)
+    found = {}
+    for name, axes in rows.items():
+        first, others = axes[0], len(axes) - 1
+        more = f" and {others:,} other ax{'is' if others == 1 else 'es'}" if others else ""
+        found[name] = f"{first.node} ({first.op}): {first.tensor}[{first.axis}]{more}"
+    return found
+
+
+def spatial_sentence(report: Report) -> str | None:
+    """How many axes of kernels there are, which never go; None where there is none."""
+    rows = [row for row in report.frozen if row.reason == SPATIAL]
+    nodes = len({row.node for row in rows})
+    return f"spatial or kernel axes: {len(rows):,}, of {nodes:,} node{_s(nodes)}" if rows else None
+
+
+def sizes_words(report: Report) -> str | None:
+    """The input sizes at which MACs were counted; None where the model leaves none free, or nothing was counted."""
+    if not report.input_shapes or report.before.macs is None:
+        return None
+    shapes = [f"{name}:{'x'.join(map(str, shape)) or 'scalar'}" for name, shape in report.input_shapes.items()]
+    more = len(shapes) - _SHAPES_SHOWN
+    return ", ".join(shapes[:_SHAPES_SHOWN]) + (f" and {more:,} more input{_s(more)}" if more > 0 else "")
 
 
 def wants_proof(report: Report) -> bool:
@@ -174,7 +214,8 @@ def headline(report: Report) -> str:
     if report.after is None:
         free, _ = prunable_units(report)
         groups = sum(group.frozen is None for group in report.groups)
-        return f"{free:,} units in {groups:,} channel groups can be pruned" if report.groups else "the model as it is"
+        words = f"{free:,} unit{_s(free)} in {groups:,} channel group{_s(groups)} can be pruned"
+        return words if report.groups else "the model as it is"
     parts = []
     if report.ratios.latency.median is not None:
         parts.append(units.speed(report.ratios.latency.median))

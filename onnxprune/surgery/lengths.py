@@ -10,10 +10,12 @@ A shape operand further on follows as any other does. A length that only such op
 follow by themselves.
 """
 
+import functools
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.channels.facts import Count, Operand
+from onnxprune.channels.facts import Axis, Count, Operand
 from onnxprune.channels.groups import INTEGERS, Channels
 from onnxprune.model.graph import captured
 from onnxprune.model.io import Graph
@@ -64,10 +66,12 @@ def _kept(channels: Channels, gone: Gone) -> set[str]:
 
 def _changing(shapes: Shapes, gone: Gone) -> dict[str, list[bool]]:
     """Returns, by name, which elements of shape arithmetic are computed from lengths that shrink."""
-    changing = {
-        name: [any(axis.dim in gone.fewer(axis.tensor) for axis in axes) for axes in origins.ravel()]
-        for name, origins in shapes.origins.items()
-    }
+
+    @functools.cache
+    def shrink(axes: frozenset[Axis]) -> bool:
+        return any(axis.dim in gone.fewer(axis.tensor) for axis in axes)
+
+    changing = {name: [shrink(axes) for axes in origins.ravel()] for name, origins in shapes.origins.items()}
     return {name: elements for name, elements in changing.items() if any(elements)}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.channels.facts import Attribute, Count, Operand, Positions, Rescale, Restore
+from onnxprune.channels.facts import Attribute, Count, Operand, Positions
 from onnxprune.channels.groups import Channels, analyze
 from onnxprune.errors import SurgeryError
 from onnxprune.model.io import Graph, read_values, write_values
@@ -14,7 +14,7 @@ from onnxprune.plan.plan import Plan
 from onnxprune.surgery.gone import Gone, Removals
 from onnxprune.surgery.lengths import restore_lengths
 from onnxprune.surgery.operands import Operands
-from onnxprune.surgery.wrap import restore_width
+from onnxprune.surgery.statistics import keep_statistics
 
 
 def apply(model: object, plan: Plan) -> Graph:
@@ -45,25 +45,18 @@ def slice_channels(channels: Channels, removals: Removals) -> Graph:
     _slice_constants(graph, gone)
     _slice_declared_shapes(graph, gone)
     counts: dict[int, list[Count]] = {}
-    wraps: list[tuple[gs.Node, Restore]] = []
     for edit in channels.edits:
         node = graph.nodes[edit.node]
         match edit.fact:
             case Positions():
                 _renumber(node, edit.fact, channels, gone)
-            case Rescale() if gone.lost(edit.fact.axis).size:
-                _rescale(node, edit.fact, channels, gone)
-            case Restore() if gone.lost(edit.fact.source).size:
-                wraps.append((node, edit.fact))
             case Count(where=Attribute()):
                 _set_attribute(node, edit.fact, channels, gone)
             case Count():
                 counts.setdefault(id(node), []).append(edit.fact)
     _explicit_splits(graph, gone, channels)
     _explicit_squeezes(graph, gone, channels)
-    for node, fact in wraps:
-        shape, dim = channels.shapes.shapes[fact.source.tensor], fact.source.dim
-        restore_width(graph, node, shape, dim, gone.kept(fact.source, shape[dim]))
+    keep_statistics(graph, channels, gone, removals)
     restore_lengths(graph, channels, gone)
     operands = Operands(graph)
 
@@ -126,18 +119,6 @@ def _renumber(node: gs.Node, fact: Positions, channels: Channels, gone: Gone) ->
     values = gone.take(stored.name, values) % length
     fresh = values - np.searchsorted(lost, values)
     node.inputs[fact.slot] = gs.Constant(f"{stored.name}_{node_name(node)}_kept", fresh.astype(values.dtype))
-
-
-def _rescale(node: gs.Node, fact: Rescale, channels: Channels, gone: Gone) -> None:
-    length = channels.shapes.shapes[fact.axis.tensor][fact.axis.dim]
-    factor = (gone.kept(fact.axis, length).size / length) ** fact.power
-    if isinstance(fact.where, Attribute):
-        node.attrs[fact.where.name] = float(node.attrs.get(fact.where.name, fact.default)) * factor
-        return
-    stored = node.inputs[fact.where]
-    values = gone.take(stored.name, channels.shapes.values[stored.name])
-    scaled = (values.astype(np.float64) * factor).astype(values.dtype)
-    node.inputs[fact.where] = gs.Constant(f"{stored.name}_{node_name(node)}_rescaled", scaled)
 
 
 def _set_attribute(node: gs.Node, fact: Count, channels: Channels, gone: Gone) -> None:

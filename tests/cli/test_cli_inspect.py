@@ -1,6 +1,7 @@
 """What ``inspect`` says: sizes of the MACs, selectors, trees, and the node and the reason of every frozen axis."""
 
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -18,7 +19,7 @@ def dynamic(save):
 def deep(save):
     """A chain of 40 convolutions, named by their outputs."""
     names = ["x", *(f"c{number}" for number in range(40))]
-    nodes = " ".join(f"{new} = Conv ({old}, w{new})" for old, new in zip(names, names[1:], strict=False))
+    nodes = " ".join(f"{new} = Conv ({old}, w{new})" for old, new in pairwise(names))
     weights = {f"wc{number}": (8, 8 if number else 3, 1, 1) for number in range(40)}
     text = f"agraph (float[N, 3, 4, 4] x) => (float[N, 8, 4, 4] y) {{ {nodes} y = Relu (c39) }}"
     return save(text, **weights)
@@ -68,7 +69,7 @@ def test_every_report_names_the_sizes(command, dynamic, tmp_path):
         ("op:Relu", ["a", "c"]),
         ("w2", ["a", "c"]),
         ("re:^c$", ["c"]),
-        ("*", ["a", "c", "y", "w1"]),
+        ("*", ["a", "c", "y", "w1#2"]),
         ("w3", ["c", "y"]),
     ],
 )
@@ -88,7 +89,7 @@ def test_a_group_that_nothing_selects_is_an_error_before_any_report(command, sma
 
 def test_a_tree_says_what_a_group_is(command, small):
     assert command("inspect", small, "--group", "a").out.splitlines() == [
-        "a: 32 units of 1 channel, on 6 axes",
+        "a: 32 units of 1 channel, on 5 axes",
         "  written by     a (Conv): b1[0], w1[0], a[1]",
         "  passed on by   b (Relu): a[1], b[1]",
         "  summed over by c (Conv): w2[1], b[1]",
@@ -122,13 +123,21 @@ def test_the_node_behind_a_stored_computation_is_named(command, save):
     assert len(rows) == 2
 
 
+def test_a_group_is_not_called_after_a_copy_of_its_weight(command, save):
+    text = """agraph (float[N, 4] x) => (float[N, 2] y) {
+        i = Identity (w) j = Identity (w) h = MatMul (x, i) r = Relu (h) y = MatMul (r, v) }"""
+    groups = inspected(command, save(text, w=(4, 8), v=(8, 2)))["groups"]
+    assert [group["name"] for group in groups if group["frozen"] is None] == ["h"]
+
+
 def test_what_goes_with_inexact_says_so(command, save):
     text = """agraph (float[N, 4] x) => (float[N, 2] y) {
         h = MatMul (x, w) n = LayerNormalization <axis = -1> (h, s) y = MatMul (n, m) }"""
     model = save(text, w=(4, 8), s=(8,), m=(8, 2))
     rows = [row for row in inspected(command, model)["frozen"] if row["inexact"]]
     assert {row["tensor"] for row in rows} == {"w", "s", "m"}
-    assert "takes a statistic over it (--inexact lets it go)" in command("inspect", model).out
+    line = next(line for line in command("inspect", model).out.splitlines() if "(--inexact lets it go)" in line)
+    assert "'n' (LayerNormalization) takes a statistic over it" in line
 
 
 def test_long_lists_are_folded_and_unfolded(command, deep):

@@ -107,3 +107,38 @@ def test_long_chains_of_stored_tensors() -> None:
     text = steps + " m = ReduceMax<axes=[1], keepdims=0>(s1500) a = MatMul(x, w) b = Add(a, m) y = MatMul(b, w2)"
     _, channels = analyzed("x:N,8 s0=8,3 g=8,1 w=8,8 w2=8,5", text)
     assert [node.op for node in channels.graph.nodes] == ["MatMul", "Add", "MatMul"]
+
+
+GRID = """
+  a = MatMul(x, w) u = Relu(a) s = Shape(a)
+  n = Gather(s, i0) t = Gather(s, i1) c = Gather(s, i2)
+  rn = Range(i0, n, i1) rt = Range({start}, t, i1) rc = Range(i0, c, i1)
+  gn = Reshape(rn, column3) gt = Reshape(rt, column2) sum1 = Add(gn, gt) sum2 = Add(sum1, rc) grid = Shape(sum2)
+  en = Expand({n}, grid) et = Expand(gt, grid) ec = Expand(rc, grid)
+  un = Unsqueeze(en, last) ut = Unsqueeze(et, last) uc = Unsqueeze(ec, last)
+  indices = Concat<axis=-1>(un, ut, uc)
+  z = ScatterND{reduction}(a, indices, {updates}) y = MatMul(z, w2)
+"""
+NUMBERS = "x:N,5,6 w=6,8 w2=8,5 i0=#0 i1=#1 i2=#2 column3={-1,1,1} column2={-1,1} last={-1} tail={1} far={9} cut=v"
+WRITES = {
+    "whole": ({}, True),
+    "a part": ({"start": "i1", "updates": "u2"}, False),
+    "in another order": ({"n": "turned"}, False),
+    "added": ({"reduction": '<reduction="add">'}, False),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_tensor_that_is_overwritten_whole(name: str) -> None:
+    changes, whole = WRITES[name]
+    text = GRID.format(**{"start": "i0", "n": "gn", "reduction": "", "updates": "u", **changes})
+    text = text.replace("{start}", "i0")
+    if name == "a part":
+        text = text.replace("indices =", "u2 = Slice(u, tail, far, tail) indices =")
+    if name == "in another order":
+        text = text.replace("en =", "n1 = Sub(n, i1) turned = Sub(n1, gn) en =")
+    proto, channels = analyzed(NUMBERS.replace(" cut=v", ""), text)
+    ops = [node.op for node in channels.graph.nodes]
+    assert ops == ["MatMul", "Relu", "Identity", "MatMul"] if whole else "ScatterND" in ops
+    assert [group.units for group in channels.prunable] == ([8] if whole else [])
+    assert_same(proto, channels)

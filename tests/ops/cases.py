@@ -18,8 +18,8 @@ BITS = "BitwiseAnd BitwiseOr BitwiseXor Mod".split()
 LOGIC = "And Or Xor".split()
 SPATIAL_POOLS = {"AveragePool": "<kernel_shape=[2,2]>", "MaxPool": "<kernel_shape=[2,2], strides=[2,2]>",
                  "LpPool": "<kernel_shape=[2,2]>", "GlobalAveragePool": "", "GlobalMaxPool": "", "GlobalLpPool": ""}  # fmt: skip
-SUMS = "ReduceSum ReduceL1 ReduceL2 ReduceSumSquare".split()
-OTHER_REDUCTIONS = "ReduceMax ReduceMin ReduceProd ReduceLogSum ReduceLogSumExp".split()
+SUMS = "ReduceSum ReduceL1 ReduceL2 ReduceSumSquare ReduceMean".split()
+OTHER_REDUCTIONS = "ReduceMax ReduceMin ReduceProd ReduceLogSumExp".split()
 
 CONVOLUTION = (
     Case("conv", "x:2,6,5,5 w=8,6,3,3 b=8", "y = Conv(x, w, b)", "x0:2 x1:6 w0:8"),
@@ -94,15 +94,35 @@ NORMALIZATION = (
     Case("group_norm_18", "x:2,8,5 s=4 b=4", "y = GroupNormalization<num_groups=4>(x, s, b)", "x0:2 x1:4", 18, "float"),
     Case("group_norm_21", "x:2,8,5 s=8 b=8", "y = GroupNormalization<num_groups=4>(x, s, b)", "x0:2 x1:4", 21, "float"),
     Case("group_norm_each", "x:2,6,5 s=6 b=6", "y = GroupNormalization<num_groups=6>(x, s, b)", "x0:2 x1:6", 21, "float"),
-    Case("layer_norm", "x:2,3,6 s=6 b=6", "y = LayerNormalization(x, s, b)", "x0:2 x1:3 ~x2:6", run="float"),
-    Case("layer_norm_axis", "x:2,3,6 s=3,6", "y = LayerNormalization<axis=1>(x, s)", "x0:2 ~x1:3 ~x2:6", run="float"),
-    Case("layer_norm_statistics", "x:2,3,6 s=6", "y, m, i = LayerNormalization(x, s)", "x0:2 x1:3 ~x2:6", run="float"),
+    Case("layer_norm", "x:2,3,6 s=6 b=6", "y = LayerNormalization(x, s, b)", "x0:2 x1:3 x2:6", run="float"),
+    Case("layer_norm_axis", "x:2,3,6 s=3,6", "y = LayerNormalization<axis=1>(x, s)", "x0:2 x1:3 x2:6", run="float"),
+    Case("layer_norm_first_axis", "x:3,6 s=3,6 b=3,6", "y = LayerNormalization<axis=0>(x, s, b)", "x0:3 x1:6", run="runtime"),
+    Case("layer_norm_statistics", "x:2,3,6 s=6", "y, m, i = LayerNormalization(x, s)", "x0:2 x1:3 x2:6", run="float"),
+    Case("layer_norm_no_bias", "x:5,6 s=6", "y = LayerNormalization<epsilon=0.1>(x, s)", "x0:5 x1:6", run="runtime"),
+    Case("layer_norm_same_vector", "x:5,6 s=6", "y = LayerNormalization(x, s, s)", "x0:5 x1:6", run="runtime"),
+    Case("layer_norm_computed_scale", "x:2,3,6 s=6 b:6", "t = Exp(s) y = LayerNormalization(x, t, b)", "x0:2 x1:3 x2:6", run="float"),
+    Case("layer_norm_computed_scales", "x:2,3,6 s:3,6", "t = Exp(s) y = LayerNormalization<axis=1>(x, t)", "x0:2 x1:3 x2:6", run="float"),
+    Case("layer_norm_wide_scale", "x:2,3,6 s=1,1,6 b=1", "y = LayerNormalization(x, s, b)", "x0:2 x1:3 x2:6", run="float"),
+    Case("layer_norm_constant", "x:2,3,4", "s = Constant<value_floats=[1.5,2.5,3.5,4.5]>() y = LayerNormalization(x, s)", "x0:2 x1:3 x2:4", run="float"),
     Case("rms_norm", "x:2,3,6 s=6", "y = RMSNormalization(x, s)", "x0:2 x1:3 x2:6", 23, "float"),
+    Case("rms_norm_computed_scale", "x:2,3,6 s:6", "y = RMSNormalization(x, s)", "x0:2 x1:3 x2:6", 23, "float"),
+    Case("rms_norm_axis", "x:2,3,6 s=3,6", "y = RMSNormalization<axis=1>(x, s)", "x0:2 x1:3 x2:6", 23, "float"),
+    Case("rms_norm_in_parts", "x:2,3,6 e=+1 s=6", "q = Mul(x, x) m = ReduceMean<axes=[-1]>(q) a = Add(m, e) r = Sqrt(a) i = Reciprocal(r) n = Mul(x, i) y = Mul(n, s)",
+         "x0:2 x1:3 x2:6"),
+    Case("rms_norm_in_parts_18", "x:2,3,6 d={-1} two=f#2 e=+() s=6", "q = Pow(x, two) m = ReduceMean(q, d) a = Add(m, e) r = Sqrt(a) n = Div(x, r) y = Mul(s, n)",
+         "x0:2 x1:3 x2:6", 18),
+    Case("layer_norm_in_parts", "x:2,3,6 e=+() s=6 b=6", "m = ReduceMean<axes=[-1]>(x) c = Sub(x, m) q = Mul(c, c) v = ReduceMean<axes=[2]>(q) a = Add(v, e) r = Sqrt(a) "
+         "n = Div(c, r) t = Mul(n, s) y = Add(t, b)", "x0:2 x1:3 x2:6"),
+    Case("layer_norm_in_parts_channels_first", "x:2,6,4,3 e=+() s=6,1,1", "m = ReduceMean<axes=[1]>(x) c = Sub(x, m) q = Mul(c, c) v = ReduceMean<axes=[1]>(q) a = Add(v, e) r = Sqrt(a) "
+         "n = Div(c, r) y = Mul(n, s)", "x0:2 x1:6 x2:4 x3:3"),
+    Case("global_response_norm", "x:2,4,3,6 e=+() s=6 b=6", "g = ReduceL2<axes=[1,2]>(x) m = ReduceMean<axes=[-1]>(g) a = Add(m, e) d = Div(g, a) p = Mul(x, d) t = Mul(p, s) "
+         "u = Add(t, b) y = Add(x, u)", "x0:2 x1:4 x2:3 x3:6"),
     Case("lrn", "x:2,6,4,3", "y = LRN<size=3, alpha=0.9>(x)", "x0:2 x1:6 x2:4 x3:3", run="runtime"),
     Case("lrn_old", "x:2,6,4,3", "y = LRN<size=3, alpha=0.9>(x)", "x0:2 x1:6 x2:4 x3:3", 9, "runtime"),
-    Case("mean_variance", "x:2,6,4,3", "y = MeanVarianceNormalization(x)", "x1:6 ~x0:2 ~x2:4 ~x3:3", run="float"),
-    Case("mean_variance_channels", "x:2,6,4,3", "y = MeanVarianceNormalization<axes=[1]>(x)", "x0:2 x2:4 x3:3 ~x1:6", run="float"),
-    Case("lp_norm", "x:2,6,4", "y = LpNormalization<axis=1>(x)", "x0:2 x2:4"),
+    Case("mean_variance", "x:2,6,4,3", "y = MeanVarianceNormalization(x)", "x1:6 x0:2 x2:4 x3:3", run="float"),
+    Case("mean_variance_channels", "x:2,6,4,3", "y = MeanVarianceNormalization<axes=[1]>(x)", "x0:2 x2:4 x3:3 x1:6", run="float"),
+    Case("lp_norm", "x:2,6,4", "y = LpNormalization<axis=1>(x)", "x0:2 x1:6 x2:4"),
+    Case("lp_norm_1", "x:2,6,4", "y = LpNormalization<p=1>(x)", "x0:2 x1:6 x2:4"),
     Case("softmax", "x:2,6,4", "y = Softmax(x)", "x0:2 x1:6"),
     Case("softmax_axis", "x:2,6,4", "y = Softmax<axis=1>(x)", "x0:2 x2:4"),
     Case("softmax_11", "x:3,2,6,4", "y = Softmax<axis=2>(x)", "x0:3 x1:2", 11, "runtime"),
@@ -271,9 +291,16 @@ REDUCTION = (
     Case("reduce_sum_all", "x:2,6,4", "y = ReduceSum<keepdims=0>(x)", "x0:2 x1:6 x2:4"),
     Case("reduce_sum_nothing", "x:2,6,4", "y = ReduceSum<noop_with_empty_axes=1>(x)", "x0:2 x1:6 x2:4"),
     Case("reduce_sum_computed", "x:2,6,4 d:i1", "y = ReduceSum(x, d)", ""),
-    Case("reduce_mean_space", "x:2,6,4,3", "y = ReduceMean<axes=[2,3]>(x)", "x0:2 x1:6 ~x2:4 ~x3:3"),
-    Case("reduce_mean_channels", "x:2,6,4", "y = ReduceMean<axes=[1], keepdims=0>(x)", "x0:2 ~x1:6 x2:4"),
-    Case("reduce_mean_input", "x:2,6,4 d={2}", "y = ReduceMean<keepdims=0>(x, d)", "x0:2 x1:6 ~x2:4", 18),
+    Case("reduce_mean_space", "x:2,6,4,3", "y = ReduceMean<axes=[2,3]>(x)", "x0:2 x1:6 x2:4 x3:3"),
+    Case("reduce_mean_channels", "x:2,6,4", "y = ReduceMean<axes=[1], keepdims=0>(x)", "x0:2 x1:6 x2:4"),
+    Case("reduce_mean_7", "x:2,6,4", "y = ReduceMean<axes=[1]>(x)", "x0:2 x1:6 x2:4", 7, "runtime"),
+    Case("reduce_mean_input", "x:2,6,4 d={2}", "y = ReduceMean<keepdims=0>(x, d)", "x0:2 x1:6 x2:4", 18),
+    Case("reduce_mean_inputs", "x:2,6,4 d={-2,0}", "y = ReduceMean<keepdims=0>(x, d)", "x0:2 x1:6 x2:4", 18),
+    Case("reduce_mean_all", "x:2,6,4", "y = ReduceMean<keepdims=0>(x)", "x0:2 x1:6 x2:4"),
+    Case("reduce_mean_nothing", "x:2,6,4", "y = ReduceMean<noop_with_empty_axes=1>(x)", "x0:2 x1:6 x2:4", 18),
+    Case("reduce_mean_integers", "x:i2,6,4", "y = ReduceMean<axes=[1]>(x)", "x0:2 x2:4"),
+    Case("reduce_log_sum", "x:2,6,4", "a = Abs(x) y = ReduceLogSum<axes=[1], keepdims=0>(a)", "x0:2 x1:6 x2:4", 11),
+    Case("reduce_log_sum_input", "x:2,6,4 d={1}", "a = Abs(x) y = ReduceLogSum(a, d)", "x0:2 x1:6 x2:4", 18),
     Case("reduce_max_input", "x:2,6,4 d={1}", "y = ReduceMax(x, d)", "x0:2 x2:4", 18),
     Case("arg_max", "x:2,6,4", "y = ArgMax<axis=1>(x)", "x0:2 x2:4"),
     Case("arg_min", "x:2,6,4", "y = ArgMin<axis=-2, keepdims=0>(x)", "x0:2 x2:4"),
@@ -297,8 +324,8 @@ QUANTIZED = (
 SHAPES = (
     Case("constant", "x:2,6", "w = Constant<value_floats=[1.5,2.5,3.5,4.5,5.5,6.5]>() y = Mul(x, w)", "x0:2 x1:6", run="float"),
     Case("constant_tensor", "x:2,3", "w = Constant<value=double[3] {1.5,2.5,3.5}>() y = Mul(x, w)", "x0:2 x1:3"),
-    Case("size_as_data", "x:2,6", "n = Size(x) f = Cast<to=11>(n) y = Div(x, f)", ""),
-    Case("length_as_data", "x:2,6 i=#1", "s = Shape(x) n = Gather(s, i) f = Cast<to=11>(n) y = Div(x, f)", "x0:2"),
+    Case("size_as_data", "x:2,6", "n = Size(x) f = Cast<to=11>(n) y = Div(x, f)", "x0:2 x1:6"),
+    Case("length_as_data", "x:2,6 i=#1", "s = Shape(x) n = Gather(s, i) f = Cast<to=11>(n) y = Div(x, f)", "x0:2 x1:6"),
     Case("shape_range", "x:2,6 w=9,4 i=#1 o=#0 e=#1", "s = Shape(x) n = Gather(s, i) p = Range(o, n, e) v = Gather(w, p) "
          "y = MatMul(x, v)", "x0:2 w1:4"),
 )  # fmt: skip
@@ -358,7 +385,8 @@ FUSED = (
     Case("gelu_microsoft", "x:2,5,6", "y = com.microsoft.Gelu(x)", "x0:2 x1:5 x2:6", run="runtime"),
     Case("skip_layer_norm", "x:2,5,6 z:2,5,6 g=6 b=6 c=6", "y, , , s = com.microsoft.SkipLayerNormalization(x, z, g, b, c)", "x0:2 x1:5 ~x2:6", run="runtime"),
     Case("skip_simplified_norm", "x:2,5,6 z:2,5,6 g=6", "y, , , s = com.microsoft.SkipSimplifiedLayerNormalization(x, z, g)", "x0:2 x1:5 ~x2:6", run="runtime"),
-    Case("simplified_norm", "x:2,5,6 g=6", "y = SimplifiedLayerNormalization<axis=-1, epsilon=0.01>(x, g)", "x0:2 x1:5 ~x2:6", run="runtime"),
+    Case("simplified_norm", "x:2,5,6 g=6", "y = SimplifiedLayerNormalization<axis=-1, epsilon=0.01>(x, g)", "x0:2 x1:5 x2:6", run="runtime"),
+    Case("simplified_norm_statistics", "x:2,5,6 g=6", "y, i = SimplifiedLayerNormalization<axis=-1, epsilon=0.01>(x, g)", "x0:2 x1:5 x2:6", run="runtime"),
 )  # fmt: skip
 
 INDEXING = (

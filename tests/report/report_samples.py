@@ -6,6 +6,7 @@ from onnxprune.report.schema import (
     BlockRow,
     Environment,
     Fidelity,
+    FrozenRow,
     Fusion,
     GroupRow,
     Latency,
@@ -69,6 +70,14 @@ def full_report() -> Report:
             GroupRow("head", 10, frozen="graph output 'logits'", axes=2),
             GroupRow("odd_a", 8, frozen="no channel rule for Odd", axes=1),
             GroupRow("odd_b", 8, frozen="no channel rule for Odd", axes=1),
+        ),
+        input_shapes={"image": (1, 3, 224, 224)},
+        selected=("conv0",),
+        frozen=(
+            FrozenRow("fc", "Gemm", "fc.weight", 0, 10, "head", "graph output 'logits'"),
+            FrozenRow("fc", "Gemm", "fc.bias", 0, 10, "head", "graph output 'logits'"),
+            FrozenRow("odd", "Odd", "odd.weight", 0, 8, "odd_a", "no channel rule for Odd", True),
+            FrozenRow("conv1", "Conv", "conv1.weight", 2, 3, "conv1.weight", "spatial or kernel axis"),
         ),
         blocks=(BlockRow("block1", True), BlockRow("block2", False, "its input and output differ in shape")),
         nodes=tuple(

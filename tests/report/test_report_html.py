@@ -117,7 +117,7 @@ def test_names_are_text_and_never_markup():
 
 def test_an_inspection_has_no_after():
     text = to_html(inspection())
-    assert "64 units in 1 channel groups can be pruned" in text
+    assert "64 units in 1 channel group can be pruned" in text
     assert "Before and after" not in text
     assert 'class="is"' not in text
     assert 'id="proof"' not in text

@@ -50,6 +50,9 @@ KEYS = {
             "links": [{"node": None, "op": None, "role": None, "axes": []}],
         }
     ],
+    "input_shapes": {"image": []},
+    "selected": [],
+    "frozen": [dict.fromkeys(("node", "op", "tensor", "axis", "size", "group", "reason", "inexact"))],
     "blocks": [{"name": None, "dropped": None, "reason": None}],
     "nodes": [{"name": None, "op": None, "macs_before": None, "macs_after": None, "ms_before": None, "ms_after": None}],
     "sparsity": {

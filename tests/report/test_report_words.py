@@ -62,9 +62,9 @@ def test_the_console_shows_figures_proof_and_reasons():
         "-0.2 points",
         "differ by at most 2.1e-06 of the largest output (limit 1e-04), on 32 samples",
         "same answer on 95.0 % of the samples",
-        "... and 39 more (see --report)",
+        "... and 39 more: -v lists all",
         "frozen: 3 groups",
-        "2 x no channel rule for Odd",
+        "2 groups: no channel rule for Odd",
         "warning: free dimension 'batch' was set to 1",
     ):
         assert part in text
@@ -95,8 +95,8 @@ def test_the_console_writes_on_a_terminal_without_unicode():
 def test_an_inspection_shows_what_can_go_and_what_not():
     for draw in (render, render_inspection):
         text = printed(inspection(), draw)
-        assert "64 units in 1 channel groups can be pruned" in text
-        assert "1 x graph output 'logits'" in text
+        assert "64 units in 1 channel group can be pruned" in text
+        assert "1 group: graph output 'logits'" in text
         assert "proof" not in text
         assert "after" not in text
 
@@ -160,7 +160,10 @@ def test_markdown_holds_the_figures():
         "| latency (median) | 24.0 ms | 12.0 ms | 2.00x faster (1.92x to 2.08x) |",
         "| top-1 accuracy | 92.1 % | 91.9 % | -0.2 points |",
         "| `conv0` | 64 | 32 | 50 % |  |",
-        "| no channel rule for Odd | 2 | `odd_a`, `odd_b` |",
+        "| no channel rule for Odd | 2 | `odd (Odd): odd.weight[0]`, `odd_b` |",
+        "`fc (Gemm): fc.weight[0] and 1 other axis`",
+        "Spatial or kernel axes: 1, of 1 node.",
+        "MACs are counted at `image:1x3x224x224`.",
         "Outside the proof: `norm`.",
         "b" * 64,
         "| option `exclude` | `op:Gemm` |",

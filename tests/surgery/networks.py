@@ -107,6 +107,30 @@ NETWORKS = (
             "ns = Mul(n, s) nt = Add(ns, t) h = MatMul(nt, w1) hb = Add(h, b1) g = Relu(hb) u = MatMul(g, w2) z = Add(e, u) y = MatMul(z, wy)", "12"),
     Network("layer_norm", "x:N,5,6 s=6 t=6 w1=6,12 b1=12 w2=12,6",
             "n = LayerNormalization(x, s, t) h = MatMul(n, w1) hb = Add(h, b1) e = Erf(hb) g = Mul(hb, e) u = MatMul(g, w2) y = Add(x, u)", "12"),
+    Network("vit_block", "x:N,5,6 we=6,8 s1=8 t1=8 wq=8,12 wk=8,12 wv=8,12 wo=12,8 s2=8 t2=8 w1=8,400 b1=400 w2=400,8 s3=8 t3=8 wy=8,3 scale=1 heads={0,5,3,4} merged={0,5,12}",
+            "e = MatMul(x, we) n = LayerNormalization(e, s1, t1)" + ATTENTION.replace("(x,", "(n,").replace("y =", "o1 =") + "e1 = Add(e, o1) n2 = LayerNormalization(e1, s2, t2) "
+            "h = MatMul(n2, w1) hb = Add(h, b1) g = Relu(hb) u = MatMul(g, w2) z = Add(e1, u) n3 = LayerNormalization(z, s3, t3) y = MatMul(n3, wy)", "3 8 400"),
+    Network("vit_block_in_parts", "x:N,T,6 we=6,8 s=8 t=8 eps=+() two=f#2.0 w1=8,400 b1=400 w2=400,8 wy=8,3",
+            "e = MatMul(x, we) m = ReduceMean<axes=[-1]>(e) d = Sub(e, m) q = Pow(d, two) v = ReduceMean<axes=[-1]>(q) vp = Add(v, eps) r = Sqrt(vp) n = Div(d, r) "
+            "ns = Mul(n, s) nt = Add(ns, t) h = MatMul(nt, w1) hb = Add(h, b1) g = Relu(hb) u = MatMul(g, w2) z = Add(e, u) y = MatMul(z, wy)", "8 400", 13),
+    Network("post_norm", "x:N,T,6 we=6,8 w1=8,200 b1=200 w2=200,8 s=8 t=8 wy=8,3",
+            "e = MatMul(x, we) h = MatMul(e, w1) hb = Add(h, b1) g = Relu(hb) u = MatMul(g, w2) z = Add(e, u) n = LayerNormalization(z, s, t) y = MatMul(n, wy)", "8 200"),
+    Network("rms_norm_in_parts", "x:N,T,6 we=6,8 s=8 eps=+() d={-1} w1=8,200 wg=8,200 w2=200,8 wy=8,3",
+            "e = MatMul(x, we) q = Mul(e, e) m = ReduceMean(q, d) vp = Add(m, eps) r = Sqrt(vp) i = Reciprocal(r) n = Mul(e, i) ns = Mul(s, n) h = MatMul(ns, w1) k = MatMul(ns, wg) "
+            "g = Sigmoid(k) p = Mul(h, g) u = MatMul(p, w2) z = Add(e, u) y = MatMul(z, wy)", "8 200", 18),
+    Network("convnext_block", "x:N,3,8,8 w=8,3,2,2 b=8 dw=8,1,3,3 s=8 t=8 w1=8,300 b1=300 w2=300,8 gamma=8 s2=8 t2=8 wy=5,8 by=5",
+            "a = Conv<strides=[2,2]>(x, w, b) c = Conv<group=8, pads=[1,1,1,1]>(a, dw) l = Transpose<perm=[0,2,3,1]>(c) n = LayerNormalization(l, s, t) h = MatMul(n, w1) hb = Add(h, b1) "
+            "g = Relu(hb) u = MatMul(g, w2) ug = Mul(u, gamma) r = Transpose<perm=[0,3,1,2]>(ug) z = Add(a, r) p = GlobalAveragePool(z) f = Flatten(p) k = LayerNormalization(f, s2, t2) "
+            "y = Gemm<transB=1>(k, wy, by)", "8 300"),
+    Network("global_response_norm", "x:N,3,8,8 w=8,3,2,2 b=8 s=8 t=8 w1=8,40 b1=40 gamma=40 beta=40 eps=+() w2=40,8 wy=5,8 by=5",
+            "a = Conv<strides=[2,2]>(x, w, b) l = Transpose<perm=[0,2,3,1]>(a) h = MatMul(l, w1) hb = Add(h, b1) g = Relu(hb) gx = ReduceL2<axes=[1,2]>(g) m = ReduceMean<axes=[-1]>(gx) "
+            "me = Add(m, eps) nx = Div(gx, me) i = Mul(g, nx) ig = Mul(i, gamma) ib = Add(ig, beta) j = Add(g, ib) u = MatMul(j, w2) r = Transpose<perm=[0,3,1,2]>(u) z = Add(a, r) " + HEAD.format("z"), "8 40"),
+    Network("spatial_gating", "x:N,5,200 w=200,24 b=24 s=12 t=12 wt=5,5 w2=12,200 axis={0}",
+            "h = MatMul(x, w) hb = Add(h, b) k, v = Split<axis=-1>(hb) n = LayerNormalization(v, s, t) m = Transpose<perm=[0,2,1]>(n) o = MatMul(m, wt) r = Transpose<perm=[0,2,1]>(o) "
+            "g = Mul(k, r) y = MatMul(g, w2)", "12"),
+    Network("joined_before_norm", "x:N,5,320 wa=320,8 wb=320,6 s=14 t=14 w2=14,320",
+            "a = MatMul(x, wa) b = MatMul(x, wb) r = Relu(b) c = Concat<axis=-1>(a, r) n = LayerNormalization(c, s, t) y = MatMul(n, w2)", "6 8"),
+    Network("mean_of_tokens", "x:N,5,6 we=6,8 w1=8,12", "e = MatMul(x, we) m = ReduceMean<axes=[1], keepdims=0>(e) y = MatMul(m, w1)", "8"),
     Network("gated_unit", "x:N,5,6 wg=6,12 wu=6,12 wd=12,6", "g = MatMul(x, wg) u = MatMul(x, wu) sg = Sigmoid(g) a = Mul(g, sg) p = Mul(a, u) y = MatMul(p, wd)", "12"),
     Network("gated_halves", "x:N,5,6 w=6,24 wd=12,6", "h = MatMul(x, w) l, r = Split<axis=-1>(h) sg = Sigmoid(r) p = Mul(l, sg) y = MatMul(p, wd)", "12"),
     Network("gated_slices", "x:N,5,6 w=6,24 wd=12,6 o={0} h={12} e={9223372036854775807} d={-1}",
@@ -230,6 +254,9 @@ NETWORKS = (
     Network("length_of_heads_in_the_batch", QKV + " heads={0,5,3,4} merged={0,5,12} zero=#0 rows={-1,5,4} again={-1,3,5,4}",
             ATTENTION.replace("s = MatMul(qt, kt)", "qr = Reshape(qt, rows) n = Shape(qr) m = Gather(n, zero) mf = Cast<to=1>(m) ml = Sqrt(mf) qd = Div(qr, ml) "
             "qu = Reshape(qd, again) s = MatMul(qu, kt)"), "3"),
+    Network("batch_by_multiplication", QKV + " heads={0,5,3,4} merged={0,5,12} zero=#0 axis={0} third=f#0.33333334 rest={3,5,4} rows={-1,5,4}",
+            ATTENTION.replace("s = MatMul(qt, kt)", "qr = Reshape(qt, rows) n = Shape(qr) m = Gather(n, zero) mf = Cast<to=1>(m) mt = Mul(mf, third) mi = Cast<to=7>(mt) "
+            "mu = Unsqueeze(mi, axis) again = Concat<axis=0>(mu, rest) qu = Reshape(qr, again) s = MatMul(qu, kt)"), "3"),
     Network("mean_over_size", "x:N,5,6 w=6,8 b=8 d={2}", MEAN, "8"),
     Network("mean_over_size_11", "x:N,5,6 w=6,8 b=8", MEAN.replace("ReduceSum(c, d)", "ReduceSum<axes=[2]>(c)"), "8", 11),
     Network("length_in_shape_and_data", "x:N,5,6 w=6,8 v=8,4 one=#1 two=#2 zero=#0 axis={0}",
@@ -239,6 +266,9 @@ NETWORKS = (
             COUNTED + "g = Range(zero, c, one) gf = Cast<to=1>(g) p = ReduceMean(gf) d = Mul(a, p) y = MatMul(d, v)", "8"),
     Network("length_compared", "x:N,T,6 w=6,8 v=8,4 one=#1 two=#2 low=f#0.5 high=f#2",
             COUNTED + "t = Gather(s, one) k = Greater(c, t) p = Where(k, high, low) d = Mul(a, p) y = MatMul(d, v)", "8"),
+    Network("length_recognized", "x:N,T,6 w=6,8 v=8,4 one=#1 two=#2 eight=#8 some=#3 start={0} axis={1}",
+            COUNTED + "t = Gather(s, one) l = Sub(t, one) k = Equal(c, eight) b = Where(k, l, some) e = Unsqueeze(b, start) "
+            "d = Slice(a, start, e, axis) y = MatMul(d, v)", "8"),
     Network("length_looked_up", "x:N,5,6 w=6,8 v=8,4 two=#2 table=9", COUNTED + "p = Gather(table, c) d = Mul(a, p) y = MatMul(d, v)", "8"),
     Network("length_halved", "x:N,5,6 w=6,8 v=8,4 two=#2 half=f#0.5", COUNTED + "f = Cast<to=1>(c) h = Mul(f, half) i = Cast<to=7>(h) "
             "p = Cast<to=1>(i) d = Mul(a, p) y = MatMul(d, v)", "8"),

@@ -70,3 +70,17 @@ def test_a_plan_with_inexact_groups_replays(tmp_path: Path) -> None:
     assert again.model.SerializeToString(deterministic=True) == first.model.SerializeToString(deterministic=True)
     applied = onnxprune.to_proto(onnxprune.apply(MODELS / "vit.onnx", onnxprune.Plan.load(path)))
     assert [list(t.dims) for t in applied.graph.initializer] == [list(t.dims) for t in first.model.graph.initializer]
+
+
+def test_sums_that_round_apart_are_not_a_difference() -> None:
+    """Where an activation is quantized, the last bit of a sum can decide between two integers."""
+    text = "a = Conv(x, w) b = Conv(a, v) q = QuantizeLinear(b, s) d = DequantizeLinear(q, s) y = Conv(d, u)"
+    channels = onnxprune.analyze(model("x:8,3,64,64 w=32,3,3,3 v=16,32,3,3 u=4,16,1,1 s=f#0.5", text))
+    rng = np.random.default_rng(1)
+    removals = {g.name: tuple(rng.choice(g.units, g.units // 2, replace=False)) for g in channels.prunable}
+    assert len(removals) == 2
+    feeds = [{"x": rng.standard_normal((8, 3, 64, 64), np.float32)}]
+    sliced = slice_channels(channels, removals)
+    assert onnxprune.prove(channels, removals, sliced, feeds).passed
+    assert [node.op for node in sliced.nodes].count("QuantizeLinear") == 1
+    assert [node.op for node in channels.graph.nodes].count("QuantizeLinear") == 1
