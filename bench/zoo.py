@@ -57,8 +57,16 @@ OPTIONS = SessionOptions(threads=1)
 
 ENDS = (".onnx", ".refused")
 
-OPSETS = {"torchscript": (13, 17, 18, 20), "dynamo": (18, 20)}
-"""The newer exporter writes opset 18 and later only."""
+EXPORTERS = ("torchscript", "dynamo")
+
+OPSETS = {"torchscript": (13, 17, 18, 19, 20), "dynamo": (18, 20, 23), "ort": (17,), "int8": (17,)}
+"""The newer exporter writes opset 18 and later only. ``ort`` and ``int8`` are made from the export at opset 17."""
+
+DERIVED = re.compile(
+    r"torchvision/(resnet18|mobilenet_v2|efficientnet_b0|shufflenet_v2_x1_0|vit|swin)$|own/(unet|lstm_tagger|yolo_c2f)$"
+    r"|transformers/(bert|gpt2|llama|t5|whisper|vit)$"
+)
+"""What is also pruned after runtime optimization (``ort``) and after static quantization (``int8``)."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +236,7 @@ def rows_of(jobs: list[tuple[str, Target]], settings: Settings, workers: int) ->
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="a regular expression on names")
-    parser.add_argument("--exporter", choices=["torchscript", "dynamo", "both"], default="both")
+    parser.add_argument("--exporter", choices=[*OPSETS, "both", "all"], default="all")
     parser.add_argument("--opsets", default="", help="such as 13,17; all that the exporter supports by default")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ratios", default="0.3,0.5,0.7")
@@ -250,9 +258,10 @@ def main() -> int:
         (name, Target(exporter, opset))
         for name in names
         for exporter, opsets in OPSETS.items()
-        if options.exporter in (exporter, "both")
+        if options.exporter in (exporter, "all") or (options.exporter == "both" and exporter in EXPORTERS)
         for opset in opsets
         if not wanted or opset in wanted
+        if exporter in EXPORTERS or DERIVED.search(name)
     ]
     with contextlib.ExitStack() as stack:
         cache = options.cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -16,7 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
+import onnxruntime
 import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from torch import nn
 from torch.nn import functional
 from zoo_network import Architecture, Network, fill, settle
@@ -54,7 +58,13 @@ def exported(architecture: Architecture, target: Target, cache: Path) -> Path | 
     if refusal.exists():
         return refusal.read_text()
     try:
-        _export(network_of(architecture), target, path)
+        if target.exporter in DERIVATIONS:
+            source = exported(architecture, Target("torchscript", target.opset), cache)
+            if isinstance(source, str):
+                return source
+            DERIVATIONS[target.exporter](source, path)
+        else:
+            _export(network_of(architecture), target, path)
     except TimeoutError:
         raise
     except Exception as error:  # an exporter may raise anything
@@ -62,6 +72,45 @@ def exported(architecture: Architecture, target: Target, cache: Path) -> Path | 
         refusal.write_text(reason)
         return reason
     return path
+
+
+def _optimize(source: Path, path: Path) -> None:
+    """Writes the graph as ONNX Runtime rewrites it for the CPU: fused operators of the domain com.microsoft."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(source), options, ["CPUExecutionProvider"])
+
+
+def _quantize(source: Path, path: Path) -> None:
+    """Writes the model with weights and activations in int8, calibrated on random inputs."""
+    model = onnx.load(source)
+    rng = np.random.default_rng(0)
+    feeds = [{value.name: _random(value, rng) for value in model.graph.input} for _ in range(2)]
+    quantize_static(
+        model, path, _Feeds(feeds), quant_format=QuantFormat.QDQ, per_channel=True, weight_type=QuantType.QInt8
+    )
+
+
+def _random(value: onnx.ValueInfoProto, rng: np.random.Generator) -> np.ndarray:
+    kind = value.type.tensor_type
+    shape = [dim.dim_value or 2 for dim in kind.shape.dim]
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+    return np.ones(shape, dtype) if dtype.kind in "iub" else rng.standard_normal(shape).astype(dtype)
+
+
+class _Feeds(CalibrationDataReader):
+    def __init__(self, feeds: list[dict[str, np.ndarray]]) -> None:
+        self._feeds = iter(feeds)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """Returns the next feed."""
+        return next(self._feeds, None)
+
+
+DERIVATIONS = {"ort": _optimize, "int8": _quantize}
+"""Files that are made from an export."""
 
 
 def network_of(architecture: Architecture) -> Network:

@@ -146,7 +146,7 @@ def cli() -> None:
     """Make trained ONNX networks smaller and faster, on the file itself, and prove it."""
 
 
-@cli.command()
+@cli.command(short_help="Say what is in MODEL, what can go, and what not.")
 @click.argument("model", type=Path)
 @click.option(
     "--group",
@@ -175,7 +175,7 @@ def inspect(
     deliver(report, as_json=as_json, reports=reports, quiet=quiet)
 
 
-@cli.command()
+@cli.command(short_help="Remove channels of MODEL, and prove the result.")
 @click.argument("model", type=Path)
 @click.option(
     "-o", "--output", type=Path, metavar="OUT", help="Where to write; <stem>.slim.onnx beside MODEL by default."
@@ -209,7 +209,7 @@ def inspect(
     help="Only groups matching PATTERN: a name or glob, re:... or op:Conv. Repeatable.",
 )
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="No groups matching PATTERN. Repeatable.")
-@click.option("--inexact", is_flag=True, help="Also groups with a statistic over their channels that is not kept exact.")
+@click.option("--inexact", is_flag=True, help="Also groups whose statistic over channels is not kept exact.")
 @click.option("--data", type=Path, metavar="SRC", help="Samples: .npz, .npy or a folder of .npz.")
 @click.option(
     "--eval",
@@ -268,7 +268,7 @@ def slim(
         raise SystemExit(NOT_BETTER)
 
 
-@cli.command()
+@cli.command(short_help="Hold CANDIDATE against BASE on samples.")
 @click.argument("base", type=Path)
 @click.argument("candidate", type=Path)
 @click.option("--data", type=Path, metavar="SRC", required=True, help="Samples: .npz, .npy or a folder of .npz.")
@@ -288,8 +288,8 @@ def compare(base: Path, candidate: Path, as_json: bool, reports: Sequence[Path],
     deliver(report, as_json=as_json, reports=reports, quiet=quiet)
 
 
-@cli.command()
-@click.argument("models", nargs=-1, required=True, type=Path)
+@cli.command(short_help="Measure the latency of models, taking turns.")
+@click.argument("models", nargs=-1, required=True, type=Path, metavar="MODEL...")
 @click.option("--data", type=Path, metavar="SRC", help="Samples to run on; seeded random inputs by default.")
 @click.option(
     "--seconds",
@@ -311,7 +311,7 @@ def bench(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Measure the latency of MODELS, taking turns; the first is the baseline."""
+    """Measure the latency of every MODEL, taking turns; the first is the baseline."""
     with uninterrupted():
         from onnxprune.commands.bench import bench as run
 

@@ -127,6 +127,7 @@ class Factoring:
         position = {root: number for number, root in enumerate(order)}
         decisions: list[tuple[int, Part, int]] = []
         reasons: dict[int, str] = {}
+        self._freeze_parts_of_frozen()
         waiting = list(self._merged.values())
         while waiting:
             rest, progress = [], False
@@ -142,6 +143,21 @@ class Factoring:
                 self._settle(merged, self._choice(merged, settle=True), decisions, reasons, position)
             waiting = rest
         return decisions, reasons, [self._factors[root] for root in order]
+
+    def _freeze_parts_of_frozen(self) -> None:
+        """Nothing of a merged axis can go that cannot lose anything as a whole."""
+        progress = True
+        while progress:
+            progress = False
+            for factor in list(self._factors.values()):
+                if factor.dead is not None:
+                    for number in factor.classes:
+                        self._frozen.setdefault(number, factor.dead)
+            for merged in self._merged.values():
+                for part in merged.parts if merged.number in self._frozen else ():
+                    factor = self._factor(merged, part)
+                    if factor.dead is None:
+                        factor.dead, progress = self._frozen[merged.number], True
 
     def _settle(
         self,
@@ -222,6 +238,7 @@ class Factoring:
         for source in frozen:
             for axis, cause in source.items():
                 dead.setdefault(int(self._classes[axis]), cause)
+        self._frozen = dead
         summed = {int(self._classes[axis]) for axis in found.contracted}
         for root, keys in by_root.items():
             numbers = {number for number, part in keys if part is None}

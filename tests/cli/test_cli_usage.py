@@ -1,5 +1,6 @@
 """Options that are unknown, impossible or missing; selectors; plans; help."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -11,6 +12,7 @@ import onnx
 import pytest
 
 from onnxprune.cli import cli
+from onnxprune.slim import Recipe
 
 COMMANDS = sorted(cli.commands)
 PRUNING = "--channels --layers --sparsity --threshold --nm --block --inexact --allocation --score --recover --schedule"
@@ -168,6 +170,30 @@ def test_every_option_has_help(command, name):
     result = command(name, "--help")
     assert result.code == 0
     assert all(re.search(rf"{re.escape(option)}\b", result.out) for option in names_of(name))
+
+
+WANTED = "FILE DIR SRC OUT NAME RATIO PATTERN N SECONDS auto|N NAME:1x3x224x224 MODEL BASE CANDIDATE MODEL...".split()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_says_what_is_wanted(command, name):
+    """Not the type of the value, and not the name of the option once more in capitals."""
+    context = click.Context(cli.commands[name])
+    for option in cli.commands[name].params:
+        word = option.make_metavar(context)
+        flag = isinstance(option, click.Option) and (option.is_flag or option.count)
+        assert flag or word in WANTED or isinstance(option.type, click.Choice), (name, option.opts, word)
+
+
+def test_the_list_of_commands_is_not_cut_off(command):
+    assert "..." not in command("--help").out.partition("Commands:")[2]
+
+
+def test_the_options_have_the_defaults_of_the_recipe():
+    options = cli.commands["slim"].make_context("slim", ["model.onnx"]).params
+    for item in dataclasses.fields(Recipe):
+        found = options["evaluation" if item.name == "eval" else item.name]
+        assert (found or None) == (item.default or None), item.name
 
 
 @pytest.mark.parametrize("option", KNOWN_OPTIONS)
