@@ -146,18 +146,22 @@ class Factoring:
 
     def _freeze_parts_of_frozen(self) -> None:
         """Nothing of a merged axis can go that cannot lose anything as a whole."""
-        progress = True
-        while progress:
-            progress = False
-            for factor in list(self._factors.values()):
-                if factor.dead is not None:
-                    for number in factor.classes:
-                        self._frozen.setdefault(number, factor.dead)
-            for merged in self._merged.values():
-                for part in merged.parts if merged.number in self._frozen else ():
+        merged_of: dict[int, list[Merged]] = {}
+        for merged in self._merged.values():
+            merged_of.setdefault(merged.number, []).append(merged)
+        for factor in self._factors.values():
+            if factor.dead is not None:
+                self._frozen.update(dict.fromkeys(factor.classes - self._frozen.keys(), factor.dead))
+        waiting = list(self._frozen)
+        while waiting:
+            number = waiting.pop()
+            for merged in merged_of.get(number, ()):
+                for part in merged.parts:
                     factor = self._factor(merged, part)
-                    if factor.dead is None:
-                        factor.dead, progress = self._frozen[merged.number], True
+                    factor.dead = factor.dead or self._frozen[number]
+                    fresh = factor.classes - self._frozen.keys()
+                    self._frozen.update(dict.fromkeys(fresh, factor.dead))
+                    waiting += fresh
 
     def _settle(
         self,
