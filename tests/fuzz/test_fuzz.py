@@ -13,6 +13,7 @@ from fuzz_graph import MOST_NODES, Growth, Step
 from fuzz_laws import Statistics, check, grow, growths
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
+from onnxprune.channels import price
 from onnxprune.channels.registry import Operator, operators
 
 CHUNK = 100
@@ -39,7 +40,9 @@ def fuzz(number: int) -> Statistics:
     def laws(growth: Growth) -> None:
         check(growth, statistics)
 
-    laws()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(price, "MACS_PER_ELEMENT", 0)  # in graphs as narrow as these, no exact statistic would pay
+        laws()
     return statistics
 
 
