@@ -131,7 +131,7 @@ def slim(
         ProviderError: the execution provider cannot run here.
         ValidationError: the proof failed.
     """
-    given = locals()
+    given = locals()  # the signature repeats the fields of the recipe for editors and type checkers; a test compares
     from onnxprune.commands.slim import run
 
     return run(model, Recipe(**{item.name: given[item.name] for item in fields(Recipe)}), progress)

@@ -138,12 +138,13 @@ def _input(value: onnx.ValueInfoProto) -> _Input:
         raise ModelError(f"input {value.name!r} is a {words}, which is not supported: only tensors can be drawn")
     tensor = value.type.tensor_type
     dtype = np.dtype(np.object_)
-    if tensor.elem_type not in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
+    known = tensor.elem_type in onnx.TensorProto.DataType.values()
+    if known and tensor.elem_type not in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     if dtype.kind not in "fiub":
+        words = onnx.TensorProto.DataType.Name(tensor.elem_type) if known else "no known type"
         raise ModelError(
-            f"input {value.name!r} holds {onnx.TensorProto.DataType.Name(tensor.elem_type)},"
-            " which is not supported: only tensors of numbers can be drawn"
+            f"input {value.name!r} holds {words}, which is not supported: only tensors of numbers can be drawn"
         )
     dims = [
         dim.dim_value if dim.dim_value > 0 else dim.dim_param or f"{value.name}[{axis}]"

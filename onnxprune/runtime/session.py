@@ -325,9 +325,11 @@ def _declared_spec(value: onnx.ValueInfoProto) -> InputSpec:
     dtype = _ELEMENT_TYPES.get(tensor.elem_type)
     if dtype is None:
         kind = (value.type.WhichOneof("value") or "unknown").removesuffix("_type")
-        words = f"tensor({onnx.TensorProto.DataType.Name(tensor.elem_type).lower()})" if kind == "tensor" else kind
+        if kind == "tensor":
+            known = tensor.elem_type in onnx.TensorProto.DataType.values()
+            kind = f"tensor({onnx.TensorProto.DataType.Name(tensor.elem_type).lower() if known else tensor.elem_type})"
         raise ModelError(
-            f"input {value.name!r} has the type {words}, which is not supported:"
+            f"input {value.name!r} has the type {kind}, which is not supported:"
             " give the model inputs that are tensors of numbers"
         )
     dims = (dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim)

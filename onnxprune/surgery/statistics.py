@@ -24,7 +24,7 @@ from onnxprune.surgery.wrap import Width, restore_width, scale_result
 def keep_statistics(graph: Graph, channels: Channels, gone: Gone, removals: Removals) -> None:
     """Edits the graph in place, whose nodes are still those of the original.
 
-    A normalization that loses units of an inexact group is left as it is, over what stays.
+    A statistic that loses units of an inexact group is left as it is, over what stays; epsilon and scale cost nothing.
     """
     nodes = list(graph.nodes)
     exact = {group.name for group in channels.groups if group.exact}
@@ -32,12 +32,11 @@ def keep_statistics(graph: Graph, channels: Channels, gone: Gone, removals: Remo
     results: dict[tuple[int, Result], float] = {}
     for edit in channels.edits:
         match edit.fact:
-            case Rescale(axis, where) if gone.lost(axis).size:
+            case Rescale(axis, Result() as where) if gone.lost(axis).size and axis not in plain:
                 factor = _fraction(axis, channels, gone) ** edit.fact.power
-                if isinstance(where, Result):
-                    results[edit.node, where] = results.get((edit.node, where), 1.0) * factor
-                else:
-                    _rescale(nodes[edit.node], edit.fact, factor, channels, gone)
+                results[edit.node, where] = results.get((edit.node, where), 1.0) * factor
+            case Rescale(axis, Attribute() | int()) if gone.lost(axis).size:
+                _rescale(nodes[edit.node], edit.fact, channels, gone)
             case Restore(source) if gone.lost(source).size and (edit.fact.in_place or source not in plain):
                 shapes = channels.shapes.shapes
                 length = shapes[source.tensor][source.dim]
@@ -55,7 +54,8 @@ def _fraction(axis: Axis, channels: Channels, gone: Gone) -> float:
     return gone.kept(axis, length).size / length
 
 
-def _rescale(node: gs.Node, fact: Rescale, factor: float, channels: Channels, gone: Gone) -> None:
+def _rescale(node: gs.Node, fact: Rescale, channels: Channels, gone: Gone) -> None:
+    factor = _fraction(fact.axis, channels, gone) ** fact.power
     if isinstance(fact.where, Attribute):
         node.attrs[fact.where.name] = float(node.attrs.get(fact.where.name, fact.default)) * factor
     elif isinstance(fact.where, int):

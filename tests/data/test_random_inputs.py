@@ -256,3 +256,10 @@ def test_fixed_batches_are_filled():
 def test_feeds_have_exactly_the_shapes():
     model = model_of(RELU)
     assert random_feeds(model, {"x": (5, 3, 6, 6)}, 0)["x"].shape == (5, 3, 6, 6)
+
+
+def test_an_input_of_no_known_type_is_refused():
+    model = model_of(RELU)
+    model.graph.input[0].type.tensor_type.elem_type = 65
+    with pytest.raises(ModelError, match="holds no known type"):
+        choose_shapes(model)

@@ -272,6 +272,8 @@ def test_stored_tensors_are_no_inputs_and_sequences_are_refused_without_a_sessio
     model.graph.input.add().CopyFrom(onnx.helper.make_tensor_value_info(model.graph.initializer[0].name, 1, [1]))
     assert [spec.name for spec in input_specs(model)] == [value.name for value in weighted().graph.input]
     sequence = parser.parse_model('<ir_version: 8, opset_import: ["": 17]> a (seq(float[1]) s) => () {}')
-    for bad in (sequence, relu("string", "Identity")):
+    unknown = relu()
+    unknown.graph.input[0].type.tensor_type.elem_type = 65
+    for bad in (sequence, relu("string", "Identity"), unknown):
         with pytest.raises(ModelError, match="which is not supported: give the model inputs that are tensors"):
             input_specs(bad)
