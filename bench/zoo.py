@@ -33,7 +33,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import torch
 from zoo_exact import LIMIT, exact_difference
 from zoo_export import Target, cached, exported, time_limit, torch_pruning_share
+from zoo_full import full_architectures
 from zoo_network import Architecture
+from zoo_odd import odd_architectures
 from zoo_own import own_architectures
 from zoo_timm import timm_architectures
 from zoo_torchvision import torchvision_architectures
@@ -106,9 +108,11 @@ class Row:
 def architectures() -> Iterator[Architecture]:
     """Yields every architecture of the zoo."""
     yield from own_architectures()
+    yield from odd_architectures()
     yield from torchvision_architectures()
     yield from timm_architectures()
     yield from transformers_architectures()
+    yield from full_architectures()
 
 
 def run_row(name: str, target: Target, settings: Settings) -> Row:
