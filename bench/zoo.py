@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import itertools
 import platform
 import re
 import sys
@@ -81,6 +82,7 @@ class Settings:
     torch_pruning: str
     limit_s: int
     reasons: int
+    pairs: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,13 +187,13 @@ def _half(model: onnx.ModelProto, channels: Channels, inputs: Inputs) -> tuple[f
 def _prove_all(channels: Channels, inputs: Inputs, settings: Settings) -> tuple[float, str]:
     """Returns the largest difference and what is to say about it: nothing, DIFFERS, or what float64 finds."""
     worst, doubted = 0.0, []
-    for ratio in settings.ratios:
-        for seed in range(settings.seeds):
-            removals = plan(channels, score(channels, "random", seed=seed), ratio, round_to=1).removals
-            proof = prove(channels, removals, slice_channels(channels, removals), inputs.proof, OPTIONS)
-            worst = max(worst, proof.relative)
-            if not proof.passed:
-                doubted.append(exact_difference(channels, removals, inputs.proof, proof.output))
+    every = itertools.product(settings.ratios, range(settings.seeds))
+    for ratio, seed in zip(settings.ratios, range(settings.seeds), strict=False) if settings.pairs else every:
+        removals = plan(channels, score(channels, "random", seed=seed), ratio, round_to=1).removals
+        proof = prove(channels, removals, slice_channels(channels, removals), inputs.proof, OPTIONS)
+        worst = max(worst, proof.relative)
+        if not proof.passed:
+            doubted.append(exact_difference(channels, removals, inputs.proof, proof.output))
     if not doubted:
         return worst, ""
     found = float(np.max(doubted))
@@ -251,7 +253,10 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=300, help="seconds for one row")
     parser.add_argument("--reasons", type=int, default=6, help="reasons to print below a row")
     parser.add_argument("--list", action="store_true", help="print the names and end")
-    parser.add_argument("--save", action="store_true", help="keep the table in bench/results/zoo.txt")
+    parser.add_argument("--pairs", action="store_true", help="each seed with one ratio, not with all of them")
+    parser.add_argument(
+        "--save", nargs="?", const="zoo", metavar="NAME", help="keep the table in bench/results/NAME.txt"
+    )
     options = parser.parse_args()
     names = [item.name for item in architectures() if re.search(options.only, item.name)]
     if options.list:
@@ -271,13 +276,15 @@ def main() -> int:
         cache = options.cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cache.mkdir(parents=True, exist_ok=True)
         ratios = tuple(float(ratio) for ratio in options.ratios.split(","))
-        settings = Settings(options.seeds, ratios, cache, options.torch_pruning, options.limit, options.reasons)
+        settings = Settings(
+            options.seeds, ratios, cache, options.torch_pruning, options.limit, options.reasons, options.pairs
+        )
         if options.cached:
             jobs = [job for job in jobs if any(cached(*job, cache).with_suffix(end).exists() for end in ENDS)]
         return _table(jobs, settings, options.jobs, options.save)
 
 
-def _table(jobs: list[tuple[str, Target]], settings: Settings, workers: int, save: bool) -> int:
+def _table(jobs: list[tuple[str, Target]], settings: Settings, workers: int, save: str | None) -> int:
     lines = [_machine(), HEAD]
     print("\n".join(lines), flush=True)
     rows = []
@@ -293,7 +300,7 @@ def _table(jobs: list[tuple[str, Target]], settings: Settings, workers: int, sav
     )
     print(lines[-1])
     if save:
-        (Path(__file__).parent / "results" / "zoo.txt").write_text("\n".join(lines) + "\n")
+        (Path(__file__).parent / "results" / f"{save}.txt").write_text("\n".join(lines) + "\n")
     return 1 if any(row.failed for row in rows) else 0
 
 

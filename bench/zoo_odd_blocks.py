@@ -262,8 +262,8 @@ def stack(*blocks: Callable[[], nn.Module], source: int = 32, width: int = 32) -
 
 
 def _shuffle() -> Network:
-    body = [GroupShuffle(24, 48, 4, 2), GroupShuffle(48, 48, 4, 1), GroupShuffle(48, 96, 4, 2)]
-    return stack(*(lambda block=block: block for block in body), source=24, width=96)()
+    body = [GroupShuffle(32, 64, 2, 2), GroupShuffle(64, 64, 2, 1), GroupShuffle(64, 128, 2, 2)]
+    return stack(*(lambda block=block: block for block in body), source=32, width=128)()
 
 
 def _autoencoder() -> Network:
