@@ -8,7 +8,7 @@ import pytest
 from cases import CASES
 from law import LIMIT, analyzed, seeded_removals, violation
 
-from onnxprune.channels.facts import Balance, Count, Fact, Freeze, Positions, Regroup, Rescale, Restore, Tie
+from onnxprune.channels.facts import Balance, Bound, Count, Fact, Freeze, Positions, Regroup, Rescale, Restore, Tie
 from onnxprune.channels.registry import NodeView, operators
 from onnxprune.errors import OnnxPruneError
 
@@ -125,6 +125,7 @@ MUTATIONS = {
     "MeanVarianceNormalization: plain": ("MeanVarianceNormalization", "mean_variance_channels", restore_in_place),
     "ReduceMean: mean over what is left": ("ReduceMean", "reduce_mean_channels", without(Rescale)),
     "ReduceMean: wrong power": ("ReduceMean", "reduce_mean_channels", other_power),
+    "ReduceMax: no zero of silent channels": ("ReduceMax", "reduce_max_negative", without(Bound)),
     "RMSNormalization: epsilon and scale do not follow": ("RMSNormalization", "rms_norm", without(Rescale)),
     "Softmax: statistic not declared": ("Softmax", "softmax_axis", without(Freeze)),
     "MatMul: sum over channels not declared": ("MatMul", "matmul", unsummed),

@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.channels.facts import (
     Axis,
     Balance,
+    Bound,
     Count,
     Fact,
     Freeze,
@@ -44,7 +45,7 @@ class Edit:
     """Something stored in a node, by its position in the graph, that follows the channels of an axis."""
 
     node: int
-    fact: Count | Positions | Rescale | Restore
+    fact: Bound | Count | Positions | Rescale | Restore
 
 
 class Blocks(NamedTuple):
@@ -185,7 +186,9 @@ def _record(found: Statements, node: gs.Node, view: NodeView, facts: Iterable[Fa
                 found.edits.append(Edit(found.position, fact))
             case Rescale(axis, Result(slot)) if not is_float(found.types.get(node.outputs[slot].name, 0)):
                 found.freeze(found.number(axis), f"{node_name(node)!r} ({node.op}) takes a mean of integers over it")
-            case Count() | Positions() | Rescale():
+            case Bound(axis) if not is_float(found.types.get(node.outputs[0].name, 0)):
+                found.freeze(found.number(axis), f"{node_name(node)!r} ({node.op}) reduces integers over it")
+            case Bound() | Count() | Positions() | Rescale():
                 found.edits.append(Edit(found.position, fact))
     return mentioned
 

@@ -3,7 +3,8 @@
 A Reshape merges and splits axes. A channel of the merged axis is a tuple of factor indices, and what can be removed is
 a slice across one factor. The choice has to agree everywhere the factor appears, so factors that mean the same are
 joined first, and then every merged axis takes, in this order: a factor that another axis has already taken, its only
-live factor that no node sums over (heads rather than head dimensions), its only live factor, its outermost live factor.
+live factor that no node sums over (heads rather than head dimensions), its only live factor, its outermost live factor
+with stored weights of its own (channels rather than pixels), its outermost live factor.
 """
 
 from collections.abc import Sequence
@@ -91,6 +92,7 @@ class Factor:
     classes: set[int] = field(default_factory=set)
     dead: str | None = None
     summed: bool = False
+    stored: bool = False
     taken: bool = False
 
 
@@ -106,11 +108,18 @@ class Merged:
 class Factoring:
     """Joins factors and decides which one every merged axis takes.
 
-    Groups of ``tied`` operators lose the same offsets.
+    Groups of ``tied`` operators lose the same offsets; ``stored`` are the classes with axes of stored weights.
     """
 
     def __init__(
-        self, found: Statements, refined: list[Block], classes: Index, tied: Sequence[Blocks], *, inexact: bool = False
+        self,
+        found: Statements,
+        refined: list[Block],
+        classes: Index,
+        tied: Sequence[Blocks],
+        stored: set[int],
+        *,
+        inexact: bool = False,
     ) -> None:
         self._parent: dict[Key, Key] = {}
         self._merged: dict[tuple[int, tuple[Part, ...]], Merged] = {}
@@ -119,7 +128,7 @@ class Factoring:
             self._add_block(block)
         for axis, size, offsets, _ in tied:
             self._add_balance(found, axis, size, offsets)
-        self._factors = self._gather(found, (found.frozen,) if inexact else (found.frozen, found.inexact))
+        self._factors = self._gather(found, stored, (found.frozen,) if inexact else (found.frozen, found.inexact))
 
     def decide(self) -> tuple[list[tuple[int, Part, int]], dict[int, str], list[Factor]]:
         """Returns (class, part, factor) for every decision, reasons for classes that freeze, and the factors."""
@@ -198,7 +207,9 @@ class Factoring:
             return unsummed[0]
         if len(live) == 1:
             return live[0]
-        return (unsummed or live)[0] if settle and live else None
+        options = unsummed or live
+        owners = [part for part in options if self._factor(merged, part).stored]
+        return (owners or options)[0] if settle and options else None
 
     def _factor(self, merged: Merged, part: Part) -> Factor:
         return self._factors[self._find((merged.number, part))]
@@ -233,7 +244,7 @@ class Factoring:
         merged = self._merged.setdefault((number, parts), Merged(number, parts))
         merged.forced = forced or merged.forced
 
-    def _gather(self, found: Statements, frozen: Sequence[dict[int, str]]) -> dict[Key, Factor]:
+    def _gather(self, found: Statements, stored: set[int], frozen: Sequence[dict[int, str]]) -> dict[Key, Factor]:
         factors: dict[Key, Factor] = {}
         by_root: dict[Key, list[Key]] = {}
         for key in list(self._parent):
@@ -248,7 +259,7 @@ class Factoring:
             numbers = {number for number, part in keys if part is None}
             length = next((part[1] for _, part in keys if part is not None), 0)
             reason = next((dead[number] for number, _ in keys if number in dead), None)
-            factors[root] = Factor(length, numbers, reason, bool(numbers & summed))
+            factors[root] = Factor(length, numbers, reason, bool(numbers & summed), bool(numbers & stored))
         return factors
 
     def _find(self, key: Key) -> Key:

@@ -144,7 +144,18 @@ class Rescale:
     default: float = 0.0
 
 
-Fact = Tie | Regroup | Balance | Freeze | Restore | Rescale | Count | Positions
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The node's first result is the extreme of all channels of the axis: silent ones put a zero among them.
+
+    ``op`` is Max or Min, which takes that zero in where channels went.
+    """
+
+    axis: Axis
+    op: str
+
+
+Fact = Tie | Regroup | Balance | Freeze | Restore | Rescale | Bound | Count | Positions
 Facts = Iterator[Fact]
 
 SPATIAL = "spatial or kernel axis"

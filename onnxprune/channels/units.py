@@ -54,12 +54,13 @@ def find_units(found: Statements, stored: set[str], *, inexact: bool) -> Units:
     """
     refined = _refined(found)
     classes = _components(len(found.axes), found.same)
+    _freeze_undivided(found, classes, refined)
     free = independent(found, classes)
-    roots = {int(classes[place]) for place, axis in enumerate(found.axes) if axis.tensor in stored}
-    roots.update(int(classes[balance.axis]) for balance in found.balances)
+    owned = {int(classes[place]) for place, axis in enumerate(found.axes) if axis.tensor in stored}
+    roots = owned | {int(classes[balance.axis]) for balance in found.balances}
     for attempt in count():
         tied = [balance for position, balance in enumerate(found.balances) if position not in free]
-        decisions, reasons, factors = Factoring(found, refined, classes, tied, inexact=inexact).decide()
+        decisions, reasons, factors = Factoring(found, refined, classes, tied, owned, inexact=inexact).decide()
         space = _space(found, classes, factors, decisions, reasons, roots)
         label, groups, number = _labels(space)
         frozen = set(groups[label[np.isin(number, list(space.frozen))]].tolist())
@@ -82,6 +83,34 @@ def _refined(found: Statements) -> list[Block]:
             else:
                 refined.append(block)
     return refined
+
+
+def _freeze_undivided(found: Statements, classes: Index, refined: list[Block]) -> None:
+    """Freezes factors of merged axes of which no unit has another one like it.
+
+    So it is where an axis is added to itself shifted, or taken apart position by position. Another factor of the merged
+    axis may go instead.
+    """
+    frozen = {int(classes[axis]) for axis in found.frozen}
+    factors = {int(classes[axis]): axis for block in refined for axis, own in block.axes if len(own) == 1}
+    axes = {number: axis for number, axis in factors.items() if number not in frozen}
+    pairs = [(int(classes[left]), int(classes[right])) for left, right, _, _ in found.ties]
+    parts = _components(int(classes.max()) + 1, pairs)
+    lengths = np.zeros(len(parts), np.int64)
+    np.maximum.at(lengths, classes, np.array(found.lengths, np.int64))
+    lengths = np.where(np.isin(parts, parts[list(axes)]), lengths, 0)
+    space = Space(classes, lengths, np.concatenate([[0], np.cumsum(lengths)]), [], [], {}, {})
+    for (left, right), (_, _, left_index, right_index) in zip(pairs, found.ties, strict=True):
+        if lengths[left]:
+            space.tie(left, right, left_index, right_index)
+    if not space.rows:
+        return
+    label, groups, _ = _labels(space)
+    alike = np.bincount(groups)[groups]
+    for number, axis in axes.items():
+        units = label[space.offsets[number] : space.offsets[number + 1]]
+        if units.size > 1 and alike[units].max() == 1:
+            found.freeze(axis, "it has only one unit")
 
 
 def _components(count: int, edges: list[tuple[int, int]]) -> Index:

@@ -18,7 +18,7 @@ from onnxprune.runtime.profile import profile
 from onnxprune.runtime.session import SessionOptions, open_session
 from onnxprune.slim import Recipe
 from onnxprune.validate.compare import compare
-from onnxprune.validate.proof import ProofResult
+from onnxprune.validate.proof import TOLERANCE_EXACT, ProofResult
 
 REPEATS = 8
 """Runs that show whether a model draws random numbers."""
@@ -29,6 +29,7 @@ class Evidence:
     """What was measured, and where; ``None`` where it was not."""
 
     proof: ProofResult | None = None
+    preparation: ProofResult | None = None
     provider: str | None = None
     threads: int | None = None
     latencies: tuple[Latency, Latency] | None = None
@@ -45,17 +46,32 @@ def exact_removals(channels: Channels, removals: Mapping[str, tuple[int, ...]]) 
     return {name: units for name, units in removals.items() if name in exact}
 
 
-def checked_proof(proof: ProofResult) -> ProofResult:
-    """Returns the proof if it passed.
+def check_proofs(proof: ProofResult, preparation: ProofResult | None) -> None:
+    """Checks that the proof passed, and that of the prepared graph where there is one.
 
     Raises:
         ValidationError: the models differ by more than rounding.
     """
-    if proof.passed:
-        return proof
-    raise ValidationError(
-        f"the pruned model differs from the masked original by {proof.relative:.1e} of the largest value of "
-        f"{proof.output!r} (limit {proof.limit:.0e}): nothing was written; please report the model and the options"
+    whole = (preparation, "the graph prepared for pruning differs from the model as given")
+    for found, what in (whole, (proof, "the pruned model differs from the masked original")):
+        if found is None or found.passed:
+            continue
+        again = f"float64 could not judge it: {found.untried}"
+        if found.float64 is not None:
+            again = f"in float64 by {found.float64:.1e} with the limit {TOLERANCE_EXACT:.0e}"
+        raise ValidationError(
+            f"{what} by {found.relative:.1e} of the largest value of {found.output!r} (limit {found.limit:.0e}; "
+            f"{again}): nothing was written; please report the model and the options"
+        )
+
+
+def rounding_note(found: ProofResult | None, what: str) -> tuple[str, ...]:
+    """Returns a note where rounding reaches beyond the limit, so that float64 had to decide."""
+    if found is None or found.float64 is None:
+        return ()
+    return (
+        f"the network amplifies rounding: in float32 {what} differ by {found.relative:.1e} of the largest value of "
+        f"{found.output!r}, repeated in float64 by {found.float64:.1e}",
     )
 
 

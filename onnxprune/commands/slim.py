@@ -10,10 +10,11 @@ from onnxprune.channels.groups import Channels, analyze
 from onnxprune.commands.evidence import (
     Evidence,
     check_model,
+    check_proofs,
     check_provable,
-    checked_proof,
     exact_removals,
     measure_models,
+    rounding_note,
 )
 from onnxprune.commands.inputs import Inputs, choose_inputs
 from onnxprune.commands.recipe import checked, shown
@@ -29,6 +30,7 @@ from onnxprune.score.scores import score
 from onnxprune.slim import Progress, Recipe, Result
 from onnxprune.surgery.gone import Removals
 from onnxprune.surgery.slice import slice_channels
+from onnxprune.validate.prepared import prove_preparation
 from onnxprune.validate.proof import prove
 
 
@@ -73,13 +75,14 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
         with watch.stage("prove"):
             exact = exact_removals(channels, chosen.removals)
             provable = sliced if len(exact) == len(chosen.removals) else slice_channels(channels, exact)
+            preparation = prove_preparation(graph, channels, exact, inputs.proof, options)
             proof = prove(channels, exact, provable, inputs.proof, options)
-            if not proof.passed:
+            if not (proof.passed and (preparation is None or preparation.passed)):
                 check_provable(channels, proto, inputs, options)
-            checked_proof(proof)
+            check_proofs(proof, preparation)
         with watch.stage("measure"):
             evidence = measure_models((proto, result), inputs, recipe, watch)
-            evidence.proof = proof
+            evidence.proof, evidence.preparation = proof, preparation
     costs = cost(graph, inputs.sizes), cost(sliced, inputs.sizes)
     path = Path(model) if isinstance(model, str | os.PathLike) else None
     work = Work(path, recipe, channels, chosen.removals, (proto, result), costs, inputs, evidence)
@@ -125,8 +128,9 @@ def build_report(work: Work, seconds: dict[str, float]) -> Report:
         found = evidence.proof
         inexact = tuple(group.name for group in work.channels.groups if group.name in work.removals and not group.exact)
         proof = Proof(
-            True, found.max_abs, found.relative, found.passed, inexact, found.limit, inputs.samples, inputs.random
-        )
+            True, found.max_abs, found.relative, found.passed, inexact, found.limit, inputs.samples, inputs.random,
+            found.float64,
+        )  # fmt: skip
     return Report(
         command="slim",
         options=shown(recipe),
@@ -155,7 +159,10 @@ def uncounted(total: Cost) -> tuple[str, ...]:
 
 
 def _warnings(sides: list[Side], evidence: Evidence, proof: Proof) -> tuple[str, ...]:
-    notes = []
+    notes = [
+        *rounding_note(evidence.preparation, "the graph as given and as prepared for pruning"),
+        *rounding_note(evidence.proof, "the masked original and the pruned model"),
+    ]
     if proof.inexact_groups:
         names = ", ".join(map(repr, proof.inexact_groups[:3])) + (" ..." if len(proof.inexact_groups) > 3 else "")
         notes.append(

@@ -11,7 +11,10 @@ from onnx import numpy_helper
 _PASS_THROUGH = {
     "Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 }  # fmt: skip
+# Operators that pick some of the values of their first input, or put those of several inputs together.
+_PICKING = {"Gather", "GatherElements", "GatherND", "Split"}
 _INDEXING = {"Gather": 0, "GatherElements": 0, "GatherND": 0}
+_LENGTHS = {"GRU": 4, "LSTM": 4, "RNN": 4, "ReverseSequence": 1}
 _SMALL_CONSTANT = 65536
 
 
@@ -47,7 +50,7 @@ def value_use(model: onnx.ModelProto, names: list[str]) -> dict[str, ValueUse]:
 
 def _collect(proto: onnx.GraphProto, graph: _Graph) -> None:
     graph.initializers.update({tensor.name: tensor for tensor in proto.initializer})
-    for value in proto.value_info:
+    for value in (*proto.input, *proto.value_info):
         graph.shapes[value.name] = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
     for node in proto.node:
         graph.producers.update(dict.fromkeys(filter(None, node.output), node))
@@ -83,9 +86,11 @@ def _readers(name: str, graph: _Graph) -> Iterator[tuple[str, onnx.NodeProto]]:
         value = waiting.pop()
         for node in graph.consumers.get(value, []):
             yield value, node
-            if node.op_type in _PASS_THROUGH and node.input[0] == value and node.output[0] not in seen:
-                seen.add(node.output[0])
-                waiting.append(node.output[0])
+            if node.op_type != "Concat" and (node.op_type not in _PASS_THROUGH | _PICKING or node.input[0] != value):
+                continue
+            fresh = set(node.output) - seen
+            seen |= fresh
+            waiting += sorted(fresh)
 
 
 def _is_float_or_bool(node: onnx.NodeProto) -> bool:
@@ -98,12 +103,23 @@ def _bound(value: str, node: onnx.NodeProto, graph: _Graph) -> int | None:
     if node.op_type == "OneHot" and node.input[0] == value:
         depth = _constant(node.input[1], graph)
         return None if depth is None or not depth.size else max(int(depth.flat[0]) - 1, 0)
+    slot = _LENGTHS.get(node.op_type, 0)
+    if 0 < slot < len(node.input) and node.input[slot] == value:
+        return _steps(node, graph)
     if node.op_type not in _INDEXING or len(node.input) < 2 or node.input[1] != value:
         return None
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
     dims = _dims(node.input[0], graph)
     rows = dims[axis] if -len(dims) <= axis < len(dims) else 0
     return max(rows - 1, 0)  # a table of unknown height has at least its first row
+
+
+def _steps(node: onnx.NodeProto, graph: _Graph) -> int:
+    """Returns the longest length that every sequence of a node may have; 1 where that is not known."""
+    names = ("layout", "time_axis")
+    axis = next((attribute.i for attribute in node.attribute if attribute.name in names), 0)
+    dims = _dims(node.input[0], graph)
+    return max(dims[axis] if axis < len(dims) else 1, 1)
 
 
 def _dims(name: str, graph: _Graph) -> list[int]:

@@ -40,6 +40,20 @@ def graph_tensors(graph: gs.Graph) -> Iterator[gs.Tensor]:
     yield from graph.outputs
 
 
+def stored_tensors(graph: gs.Graph) -> Iterator[tuple[str, gs.Constant]]:
+    """Yields every stored tensor once, with the name under which nodes read it."""
+    seen: set[int] = set()
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            if isinstance(tensor, gs.Constant) and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield tensor.name, tensor
+        if node.op == "Constant":
+            content = next(iter(node.attrs.values()))
+            if isinstance(content, gs.Constant):
+                yield node.outputs[0].name, content
+
+
 def captured(body: gs.Graph) -> set[str]:
     """Returns the names of the outer tensors that a body and the bodies within it read."""
     names: set[str] = set()

@@ -5,22 +5,27 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.channels.facts import Facts, Freeze, Rescale, Result, Tie
+from onnxprune.channels.facts import Bound, Facts, Freeze, Rescale, Result, Tie
 from onnxprune.channels.registry import Array, NodeView, channel_rule, value_rule
 
 SUMS = ("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceMean")
 REDUCERS: dict[str, Callable[..., Any]] = {
     "ReduceProd": np.prod, "ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min,
 }  # fmt: skip
+EXTREMES = {"ReduceMax": "Max", "ReduceMin": "Min"}
 OTHERS = ("ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp")
+
+BROADCASTING = 8
+"""The opset from which on Max and Min broadcast."""
 
 
 @channel_rule(*SUMS, *OTHERS, operands=(1,))
 def reduction(node: NodeView) -> Facts:
     """Kept axes correspond one to one; a sum over channels is the same without silent ones.
 
-    A mean is the sum over the original number of channels. Where a normalization is written out, with two means, silent
-    channels count in the first, and in the second only as far as what it reads is silenced there once more.
+    Among the extremes are the zeros of silent ones. A mean is the sum over the original number of channels. Where a
+    normalization is written out, with two means, silent channels count in the first, and in the second only as far as
+    what it reads is silenced there once more.
     """
     x, y = node.data, node.result
     axes = reduced_axes(node)
@@ -31,10 +36,12 @@ def reduction(node: NodeView) -> Facts:
     for dim, place in zip(kept, places, strict=True):
         yield Tie(x.axis(dim), y.axis(place))
     for dim in axes:
-        if node.op in SUMS:
+        if node.op in SUMS or (node.op in EXTREMES and node.opset >= BROADCASTING):
             yield Tie(x.axis(dim), x.axis(dim), contracts=True)
             if node.op == "ReduceMean":
                 yield Rescale(x.axis(dim), Result(0), 1.0)
+            elif node.op in EXTREMES:
+                yield Bound(x.axis(dim), EXTREMES[node.op])
         else:
             yield Freeze(x.axis(dim), f"{node.name!r} ({node.op}) reduces over it")
 

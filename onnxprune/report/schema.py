@@ -5,12 +5,8 @@ A figure that was not measured is ``None`` here and ``null`` in JSON, never 0.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
-import numbers
 import os
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,12 +15,11 @@ from typing import Any
 
 from onnxprune import arguments
 from onnxprune.errors import UsageError
+from onnxprune.report.plain import NOT_IN_JSON, built, plain
 
 SCHEMA = 1
 NOISE = 0.02
 """Ratios of a file to itself were seen up to 1.016, beyond the confidence interval."""
-
-_NOT_IN_JSON = {"json": False}
 
 
 @dataclass(frozen=True)
@@ -121,7 +116,8 @@ class Fidelity:
 class Proof:
     """Masked original against sliced model, before any repair, without the inexact groups.
 
-    ``samples`` is the number of samples compared, ``random_inputs`` says whether they were random.
+    ``samples`` is the number of samples compared, ``random_inputs`` says whether they were random. Where rounding alone
+    put ``relative`` beyond the limit, ``float64`` is the relative difference in float64; otherwise it is None.
     """
 
     checked: bool = False
@@ -132,6 +128,7 @@ class Proof:
     limit: float | None = None
     samples: int | None = None
     random_inputs: bool | None = None
+    float64: float | None = None
 
 
 @dataclass(frozen=True)
@@ -303,12 +300,12 @@ class Report:
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     schema: int = SCHEMA
-    latency_samples: dict[str, list[float]] = field(default_factory=dict, compare=False, metadata=_NOT_IN_JSON)
+    latency_samples: dict[str, list[float]] = field(default_factory=dict, compare=False, metadata=NOT_IN_JSON)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON report as plain dicts, lists, strings and numbers, ``schema`` first."""
-        plain = _plain(self)
-        return {"schema": plain.pop("schema"), **plain}
+        fields = plain(self)
+        return {"schema": fields.pop("schema"), **fields}
 
     def to_json(self) -> str:
         """The JSON report as text; NaN and infinity become null."""
@@ -327,7 +324,7 @@ class Report:
                 f"the report has schema {version!r} and this version reads schema {SCHEMA}: write the report anew"
             )
         try:
-            report = _built(cls, data)
+            report = built(cls, data)
         except (TypeError, AttributeError, ValueError) as error:
             raise UsageError(f"the report does not follow schema {SCHEMA} ({error}): write the report anew") from error
         return typing.cast(Report, report)
@@ -348,51 +345,3 @@ def _ratio(after: float | None, before: float | None) -> float | None:
     if after is None or before is None or before == 0:
         return None
     return after / before
-
-
-def _plain(value: Any) -> Any:
-    """``value`` in the types of JSON, numbers that JSON does not know as None."""
-    if value is None or isinstance(value, (bool, str)):
-        return value
-    if dataclasses.is_dataclass(value):
-        stored = [item.name for item in dataclasses.fields(value) if item.metadata.get("json", True)]
-        return {name: _plain(getattr(value, name)) for name in stored}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted((_plain(item) for item in value), key=str)
-    return _plain_scalar(value)
-
-
-def _plain_scalar(value: Any) -> Any:
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        return float(value) if math.isfinite(value) else None
-    if hasattr(value, "tolist"):  # numpy arrays and the scalars that no abstract number type covers
-        return _plain(value.tolist())
-    return str(value)
-
-
-def _built(kind: Any, value: Any) -> Any:
-    """``value`` as the annotated type ``kind``: the inverse of ``_plain`` for the types of this module."""
-    if isinstance(kind, types.UnionType):
-        if value is None:
-            return None
-        kind = next(item for item in typing.get_args(kind) if item is not types.NoneType)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        if not isinstance(value, Mapping):
-            raise TypeError(f"{kind.__name__} is {type(value).__name__}, not an object")
-        hints = typing.get_type_hints(kind)
-        known = [item.name for item in dataclasses.fields(kind) if item.metadata.get("json", True)]
-        return kind(**{name: _built(hints[name], value[name]) for name in known if name in value})
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise TypeError(f"a list is {type(value).__name__}")
-        return tuple(_built(typing.get_args(kind)[0], item) for item in value)
-    if typing.get_origin(kind) is dict:
-        inner = typing.get_args(kind)[1]
-        return {name: _built(inner, item) for name, item in dict(value).items()}
-    return value

@@ -186,12 +186,13 @@ def proof_sentence(report: Report) -> str:
         return "proof: not run"
     found = f"{units.small(proof.relative)} of the largest output"
     limit = "" if proof.limit is None else f" (limit {units.small(proof.limit)})"
+    again = "" if proof.float64 is None else f", in float64 by {units.small(proof.float64)}"
     verb = (
         "FAILED: masked original and sliced model differ"
         if proof.passed is False
         else ("masked original and sliced model differ")
     )
-    return f"proof: {verb} by at most {found}{limit}{_proof_inputs(report)}"
+    return f"proof: {verb} by at most {found}{limit}{again}{_proof_inputs(report)}"
 
 
 def fidelity_sentence(report: Report) -> str | None:

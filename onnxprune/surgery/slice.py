@@ -1,13 +1,12 @@
 """Removes channels: slices weights, and rewrites every stored number that follows them."""
 
-from collections.abc import Iterable
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.channels.facts import Attribute, Count, Operand, Positions
 from onnxprune.channels.groups import Channels, analyze
 from onnxprune.errors import SurgeryError
+from onnxprune.model.graph import stored_tensors
 from onnxprune.model.io import Graph, read_values, write_values
 from onnxprune.model.shapes import Shapes, ShapeWalk, node_name, opset_of
 from onnxprune.plan.plan import Plan
@@ -83,20 +82,6 @@ def _slice_constants(graph: Graph, gone: Gone) -> None:
             name, content = next(iter(node.attrs.items()))
             if not isinstance(content, gs.Constant):
                 node.attrs[name] = gone.take(node.outputs[0].name, np.asarray(content)).tolist()
-
-
-def stored_tensors(graph: gs.Graph) -> Iterable[tuple[str, gs.Constant]]:
-    """Yields every stored tensor once, with the name under which nodes read it."""
-    seen: set[int] = set()
-    for node in graph.nodes:
-        for tensor in node.inputs:
-            if isinstance(tensor, gs.Constant) and id(tensor) not in seen:
-                seen.add(id(tensor))
-                yield tensor.name, tensor
-        if node.op == "Constant":
-            content = next(iter(node.attrs.values()))
-            if isinstance(content, gs.Constant):
-                yield node.outputs[0].name, content
 
 
 def _slice_declared_shapes(graph: Graph, gone: Gone) -> None:

@@ -13,12 +13,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from onnxprune.channels.facts import Attribute, Axis, Rescale, Restore, Result
+from onnxprune.channels.facts import Attribute, Axis, Bound, Rescale, Restore, Result
 from onnxprune.channels.groups import Channels
 from onnxprune.model.io import Graph
 from onnxprune.model.shapes import node_name
 from onnxprune.surgery.gone import Gone, Removals
-from onnxprune.surgery.wrap import Width, restore_width, scale_result
+from onnxprune.surgery.wrap import Width, combine_result, restore_width
 
 
 def keep_statistics(graph: Graph, channels: Channels, gone: Gone, removals: Removals) -> None:
@@ -30,11 +30,14 @@ def keep_statistics(graph: Graph, channels: Channels, gone: Gone, removals: Remo
     exact = {group.name for group in channels.groups if group.exact}
     plain = channels.lost({name: units for name, units in removals.items() if name not in exact})
     results: dict[tuple[int, Result], float] = {}
+    extremes: dict[int, str] = {}
     for edit in channels.edits:
         match edit.fact:
             case Rescale(axis, Result() as where) if gone.lost(axis).size and axis not in plain:
                 factor = _fraction(axis, channels, gone) ** edit.fact.power
                 results[edit.node, where] = results.get((edit.node, where), 1.0) * factor
+            case Bound(axis, op) if gone.lost(axis).size:
+                extremes[edit.node] = op
             case Rescale(axis, Attribute() | int()) if gone.lost(axis).size:
                 _rescale(nodes[edit.node], edit.fact, channels, gone)
             case Restore(source) if gone.lost(source).size and (edit.fact.in_place or source not in plain):
@@ -44,9 +47,14 @@ def keep_statistics(graph: Graph, channels: Channels, gone: Gone, removals: Remo
                 width = Width(source.dim, length, gone.kept(source, length), ranks)
                 restore_width(graph, nodes[edit.node], edit.fact, width)
     for (position, where), factor in results.items():
-        name = channels.graph.nodes[position].outputs[where.slot].name
-        dtype = helper.tensor_dtype_to_np_dtype(channels.shapes.types[name])
-        scale_result(graph, nodes[position], where, factor, dtype)
+        combine_result(graph, nodes[position], where, "Mul", _number(factor, channels, position, where))
+    for position, op in extremes.items():
+        combine_result(graph, nodes[position], Result(0), op, _number(0.0, channels, position, Result(0)))
+
+
+def _number(value: float, channels: Channels, node: int, where: Result) -> np.ndarray:
+    name = channels.graph.nodes[node].outputs[where.slot].name
+    return np.array(value, helper.tensor_dtype_to_np_dtype(channels.shapes.types[name]))
 
 
 def _fraction(axis: Axis, channels: Channels, gone: Gone) -> float:

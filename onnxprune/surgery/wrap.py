@@ -41,15 +41,15 @@ def restore_width(graph: Graph, node: gs.Node, fact: Restore, width: Width) -> N
     graph.nodes[position : position + 1] = [*before, node, behind]
 
 
-def scale_result(graph: Graph, node: gs.Node, where: Result, factor: float, dtype: np.dtype) -> None:
-    """Multiplies a result of a node; the product takes over its name."""
+def combine_result(graph: Graph, node: gs.Node, where: Result, op: str, number: np.ndarray) -> None:
+    """Puts an operator of two inputs between a result of a node and a number; what comes out takes over its name."""
     result = node.outputs[where.slot]
     name = f"{result.name}_of_all"
-    mean = gs.Variable(f"{result.name}_of_kept", dtype)
-    node.outputs[where.slot] = mean
-    product = gs.Node("Mul", name, {}, [mean, gs.Constant(f"{name}_by", np.array(factor, dtype))], [result])
+    partial = gs.Variable(f"{result.name}_of_kept", number.dtype)
+    node.outputs[where.slot] = partial
+    whole = gs.Node(op, name, {}, [partial, gs.Constant(f"{name}_by", number)], [result])
     position = next(place for place, other in enumerate(graph.nodes) if other is node)
-    graph.nodes.insert(position + 1, product)
+    graph.nodes.insert(position + 1, whole)
 
 
 def _in_place(graph: Graph, node: gs.Node, width: Width) -> tuple[list[gs.Node], gs.Node]:

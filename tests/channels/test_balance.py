@@ -9,10 +9,11 @@ from onnx_text import model
 from onnxprune.channels.facts import Axis
 from onnxprune.channels.groups import ChannelGroup, Channels, analyze
 from onnxprune.errors import PlanError
+from onnxprune.model.graph import stored_tensors
 from onnxprune.model.io import read_values
 from onnxprune.plan.plan import Plan, plan
 from onnxprune.score.scores import Scores, score
-from onnxprune.surgery.slice import slice_channels, stored_tensors
+from onnxprune.surgery.slice import slice_channels
 
 PAIR = "x:2,3,4,4 w=8,3,1,1 v=6,4,1,1 u=5,6,1,1"
 TWO = "a = Conv(x, w) b = Conv<group=2>(a, v) y = Conv(b, u)"

@@ -166,6 +166,23 @@ def test_a_table_of_unknown_height_gets_its_first_row():
     assert feeds["i"].max() == 0
 
 
+def test_columns_and_parts_index_tables_too():
+    columns = """agraph (int64[N, 3] i) => (float[N] y) {
+        two = Constant <value_int = 2> ()
+        column = Gather <axis = 1> (i, two)
+        y = Gather (table, column)
+    }"""
+    parts = """agraph (int64[N, 3] i, int64[N, 1] j) => (float[N, 2] y) {
+        joined = Concat <axis = 1> (i, j)
+        a, b = Split <axis = 1> (joined)
+        y = Gather (table, b)
+    }"""
+    for text, names in ((columns, "i"), (parts, "ij")):
+        sizes = {"i": (1, 3), "j": (1, 1)}
+        drawn = random_samples(model_of(text, table=np.ones(4, np.float32)), {k: sizes[k] for k in names}, 100, 0)
+        assert [drawn.arrays[name].max() for name in names] == [3] * len(names)
+
+
 def test_one_hot_bounds():
     one_hot = """agraph (int64[N, S] i) => (float[N, S, D] y) {
         depth = Constant <value_ints = [6]> ()
@@ -184,6 +201,22 @@ def test_one_hot_bounds():
     for text in (one_hot, compared):
         drawn = random_samples(model_of(text), {"i": (1, 10)}, 30, 0).arrays["i"]
         assert (drawn.min(), drawn.max()) == (0, 5)
+
+
+def test_no_sequence_is_longer_than_the_steps():
+    recurrent = """agraph (float[7, B, 2] x, int32[B] n) => (float[T, D, B, H] y) {
+        y = RNN <hidden_size = 3> (x, w, r, , n)
+    }"""
+    batch_first = """agraph (float[B, 6, 2] x, int64[B] n) => (float[B, T, 2] y) {
+        k = Cast <to = 6> (n)
+        z = RNN <hidden_size = 3, layout = 1> (x, w, r, , k)
+        y = ReverseSequence <batch_axis = 0, time_axis = 1> (x, n)
+    }"""
+    unknown = "agraph (float[T, B, 2] x, int64[B] n) => (float[T, B, 2] y) { y = ReverseSequence (x, n) }"
+    weights = {"w": np.ones((1, 3, 2), np.float32), "r": np.ones((1, 3, 3), np.float32)}
+    for text, longest in ((recurrent, 7), (batch_first, 6), (unknown, 1)):
+        drawn = random_samples(model_of(text, **weights), {"x": (7, 1, 2), "n": (1,)}, 100, 0).arrays["n"]
+        assert drawn.max() == longest
 
 
 def test_a_scalar_takes_the_constant_it_is_compared_to():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import fuzz_idioms  # noqa: F401  (registers its steps)
 import fuzz_newer  # noqa: F401  (registers its steps)
+import fuzz_odd  # noqa: F401  (registers its steps)
 import fuzz_sequences  # noqa: F401  (registers its steps)
 import numpy as np
 import onnx

@@ -17,7 +17,7 @@ from onnxprune.channels import price
 from onnxprune.channels.registry import Operator, operators
 
 CHUNK = 100
-FAST = (4, 8)
+FAST = (1, 4)
 SLOW = range(100, 150)
 """Seeds; the two fast ones were chosen because together they reach most operators."""
 

@@ -19,7 +19,8 @@ LOGIC = "And Or Xor".split()
 SPATIAL_POOLS = {"AveragePool": "<kernel_shape=[2,2]>", "MaxPool": "<kernel_shape=[2,2], strides=[2,2]>",
                  "LpPool": "<kernel_shape=[2,2]>", "GlobalAveragePool": "", "GlobalMaxPool": "", "GlobalLpPool": ""}  # fmt: skip
 SUMS = "ReduceSum ReduceL1 ReduceL2 ReduceSumSquare ReduceMean".split()
-OTHER_REDUCTIONS = "ReduceMax ReduceMin ReduceProd ReduceLogSumExp".split()
+EXTREMES = "ReduceMax ReduceMin".split()
+OTHER_REDUCTIONS = "ReduceProd ReduceLogSumExp".split()
 
 CONVOLUTION = (
     Case("conv", "x:2,6,5,5 w=8,6,3,3 b=8", "y = Conv(x, w, b)", "x0:2 x1:6 w0:8"),
@@ -286,7 +287,11 @@ REDUCTION = (
     *(Case(op.lower(), "x:2,6,4", f"y = {op}<axes=[1], keepdims=0>(x)", "x0:2 x1:6 x2:4", 11) for op in SUMS),
     *(Case(op.lower(), "x:2,6,4", f"y = {op}<axes=[-2], keepdims=1>(x)", "x0:2 x2:4", 11) for op in OTHER_REDUCTIONS),
     *(Case(op.lower() + "_input", "x:2,6,4 d={1}", f"y = {op}(x, d)", "x0:2 x1:6 x2:4", 18) for op in SUMS[1:]),
-    *(Case(op.lower() + "_input", "x:2,6,4 d={1}", f"y = {op}(x, d)", "x0:2 x2:4", 18) for op in OTHER_REDUCTIONS[1:]),
+    *(Case(op.lower() + "_input", "x:2,6,4 d={1}", f"y = {op}(x, d)", "x0:2 x2:4", 18) for op in OTHER_REDUCTIONS),
+    *(Case(op.lower(), "x:2,6,4", f"y = {op}<axes=[-2], keepdims=0>(x)", "x0:2 x1:6 x2:4", 11) for op in EXTREMES),
+    *(Case(op.lower() + "_all", "x:2,6,4", f"y = {op}<keepdims=0>(x)", "x0:2 x1:6 x2:4", 18) for op in EXTREMES),
+    *(Case(op.lower() + "_7", "x:2,6,4", f"y = {op}<axes=[1]>(x)", "x0:2 x2:4", 7, "runtime") for op in EXTREMES),
+    *(Case(op.lower() + "_integers", "x:i2,6,4", f"y = {op}<axes=[1]>(x)", "x0:2 x2:4", 13) for op in EXTREMES),
     Case("reduce_sum_input", "x:2,6,4 d={1,-1}", "y = ReduceSum<keepdims=0>(x, d)", "x0:2 x1:6 x2:4"),
     Case("reduce_sum_all", "x:2,6,4", "y = ReduceSum<keepdims=0>(x)", "x0:2 x1:6 x2:4"),
     Case("reduce_sum_nothing", "x:2,6,4", "y = ReduceSum<noop_with_empty_axes=1>(x)", "x0:2 x1:6 x2:4"),
@@ -301,7 +306,9 @@ REDUCTION = (
     Case("reduce_mean_integers", "x:i2,6,4", "y = ReduceMean<axes=[1]>(x)", "x0:2 x2:4"),
     Case("reduce_log_sum", "x:2,6,4", "a = Abs(x) y = ReduceLogSum<axes=[1], keepdims=0>(a)", "x0:2 x1:6 x2:4", 11),
     Case("reduce_log_sum_input", "x:2,6,4 d={1}", "a = Abs(x) y = ReduceLogSum(a, d)", "x0:2 x1:6 x2:4", 18),
-    Case("reduce_max_input", "x:2,6,4 d={1}", "y = ReduceMax(x, d)", "x0:2 x2:4", 18),
+    Case("reduce_max_negative", "x:2,6,4", "a = Abs(x) b = Neg(a) y = ReduceMax<axes=[1]>(b)", "x0:2 x1:6 x2:4", 11),
+    Case("reduce_min_positive", "x:2,6,4", "a = Abs(x) y = ReduceMin<axes=[1]>(a)", "x0:2 x1:6 x2:4", 8, "runtime"),
+    Case("reduce_max_input", "x:2,6,4 d={1}", "y = ReduceMax(x, d)", "x0:2 x1:6 x2:4", 18),
     Case("arg_max", "x:2,6,4", "y = ArgMax<axis=1>(x)", "x0:2 x2:4"),
     Case("arg_min", "x:2,6,4", "y = ArgMin<axis=-2, keepdims=0>(x)", "x0:2 x2:4"),
     Case("top_k_attribute", "x:2,6,4", "y, i = TopK<axis=1, k=3>(x)", "x0:2 x2:4", 7),

@@ -43,6 +43,7 @@ KEYS = {
         "limit": None,
         "samples": None,
         "random_inputs": None,
+        "float64": None,
     },
     "groups": [
         {

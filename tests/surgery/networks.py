@@ -270,6 +270,19 @@ NETWORKS = (
             COUNTED + "t = Gather(s, one) l = Sub(t, one) k = Equal(c, eight) b = Where(k, l, some) e = Unsqueeze(b, start) "
             "d = Slice(a, start, e, axis) y = MatMul(d, v)", "8"),
     Network("length_looked_up", "x:N,5,6 w=6,8 v=8,4 two=#2 table=9", COUNTED + "p = Gather(table, c) d = Mul(a, p) y = MatMul(d, v)", "8"),
+    Network("bases_between_shifted", "x:N,5 w=5,8 k=8,4 u=8,3 v=24,3 two={2} zero={0} one={1} three={3} four={4} flat={0,24}",
+            "h = MatMul(x, w) e = Unsqueeze(h, two) d = Mul(e, k) l = Slice(d, zero, three, two) r = Slice(d, one, four, two) s = Mul(l, r) "
+            "m = Reshape(s, flat) a = MatMul(m, v) b = MatMul(h, u) y = Add(a, b)", "8"),
+    Network("parts_taken_apart", "x:N,5 w=5,8 wf=5,24 cut={0,3,8} one={1} v=8,4",
+            "h = MatMul(x, w) f = MatMul(x, wf) r = Reshape(f, cut) a, b, c = Split<axis=1>(r) as = Squeeze(a, one) bs = Squeeze(b, one) cs = Squeeze(c, one) "
+            "k = Mul(h, as) l = Mul(k, bs) m = Add(l, cs) y = MatMul(m, v)", "8"),
+    Network("sum_of_parts", "x:N,3,6,6 w=24,3,3,3 cut={0,4,6,4,4} one={1} wy=5,6 by=5",
+            "a = Conv(x, w) r = Reshape(a, cut) e = ReduceSum<keepdims=0>(r, one) " + HEAD.format("e"), "6"),
+    Network("largest_of_parts", "x:N,3,6,6 w=24,3,3,3 cut={0,4,6,4,4} wy=5,6 by=5",
+            "a = Conv(x, w) r = Reshape(a, cut) e = ReduceMax<axes=[1], keepdims=0>(r) " + HEAD.format("e"), "6"),
+    Network("places_by_maximum", "x:N,3,6,6 w=8,3,3,3 kp=1,1,3,3 wy=5,8 by=5",
+            "a = Conv(x, w) e = ReduceMax<axes=[1]>(a) "
+            "q = Conv<pads=[1,1,1,1]>(e, kp) g = Sigmoid(q) z = Mul(a, g) " + HEAD.format("z"), "8"),
     Network("length_halved", "x:N,5,6 w=6,8 v=8,4 two=#2 half=f#0.5", COUNTED + "f = Cast<to=1>(c) h = Mul(f, half) i = Cast<to=7>(h) "
             "p = Cast<to=1>(i) d = Mul(a, p) y = MatMul(d, v)", "8"),
     Network("length_in_triangle", "x:N,5,6 w=6,8 v=8,4 two=#2 eight=#8 z=5,5",

@@ -9,9 +9,10 @@ from onnx_text import model
 
 import onnxprune
 from onnxprune.errors import CalibrationError
+from onnxprune.model.graph import stored_tensors
 from onnxprune.model.io import Graph, read_values, write_values
 from onnxprune.surgery.gates import silence
-from onnxprune.surgery.slice import slice_channels, stored_tensors
+from onnxprune.surgery.slice import slice_channels
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 FEEDS = [{"image": np.random.default_rng(0).random((2, 1, 28, 28), np.float32)}]

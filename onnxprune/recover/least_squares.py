@@ -1,0 +1,72 @@
+"""Ridge regression toward the weights that a repaired operator has, with the strength that held-out rows choose.
+
+Channel pruning by least squares goes back to He et al. 2017 (Channel Pruning for Accelerating Very Deep Neural
+Networks) and Luo et al. 2017 (ThiNet).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.recover.moments import Array, Moments
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
+"""Candidates for the ridge, as fractions of the mean variance of an input."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solution:
+    """A matrix [g, n, m] and a bias [g, m], with the mean squared error on held-out rows before and after."""
+
+    matrix: Array
+    bias: Array
+    before: float
+    after: float
+
+    @property
+    def better(self) -> bool:
+        """Whether held-out rows gain."""
+        return self.after < self.before
+
+
+def solve(
+    fitted: Moments, held_out: Moments, matrix: Array, bias: Array, strengths: Sequence[float] = STRENGTHS
+) -> Solution:
+    """Returns the best of several ridge solutions, judged on held-out rows.
+
+    Args:
+        fitted: Moments of the rows to fit.
+        held_out: Moments of other rows.
+        matrix: What the operator has now, [g, n, m]; the ridge pulls toward it.
+        bias: What it adds now, [g, m].
+        strengths: Strengths of the ridge to try.
+    """
+    covariance, cross, x_mean, y_mean = fitted.centered()
+    before = held_out.error(matrix, bias)
+    shifted = y_mean - np.einsum("gi,gim->gm", x_mean, matrix)
+    best = Solution(matrix, shifted, before, held_out.error(matrix, shifted))
+    scale = np.einsum("gii->g", covariance) / max(covariance.shape[1], 1)
+    gap = cross - covariance @ matrix
+    for strength in strengths:
+        ridge = np.maximum(strength * scale, np.finfo(np.float64).tiny)
+        damped = covariance + ridge[:, None, None] * np.eye(covariance.shape[1])
+        found = matrix + _solved(damped, gap)
+        offset = y_mean - np.einsum("gi,gim->gm", x_mean, found)
+        error = held_out.error(found, offset)
+        if error < best.after:
+            best = Solution(found, offset, before, error)
+    return best if best.better else Solution(matrix, bias, before, before)
+
+
+def _solved(damped: Array, gap: Array) -> Array:
+    try:
+        found = np.asarray(np.linalg.solve(damped, gap), np.float64)
+    except np.linalg.LinAlgError:
+        found = np.full_like(gap, np.nan)
+    if np.isfinite(found).all():
+        return found
+    values, vectors = np.linalg.eigh(damped)
+    floor = np.maximum(values[:, -1:] * 1e-12, np.finfo(np.float64).tiny)
+    inverse = np.where(values > floor, 1 / np.maximum(values, floor), 0.0)
+    return np.asarray((vectors * inverse[:, None]) @ (vectors.transpose(0, 2, 1) @ gap))
