@@ -14,7 +14,7 @@ BENCH = Path(__file__).parents[2] / "bench"
 
 
 class Where(NamedTuple):
-    """Names of cases and networks (either may be empty, not both), and of models."""
+    """Names of cases (or of a module of tests) and networks (either may be empty, not both), and of models."""
 
     cases: str
     networks: str
@@ -66,7 +66,7 @@ INDEX = {
     "detection heads": Where("", "c2f", "own/yolo_c2f odd/yolo_distribution odd/retina"),
     "dynamic sizes": Where("reshape_from_shape", "attention_rest length_compared", "own/diffusion_unet"),
     "lengths used as data": Where("length_as_data size_as_data", "scale_from_width mean_over_size", "torchvision/swin own/diffusion_unet"),
-    "If, Loop and Scan": Where("", "length_compared", "odd/if_plain odd/loop silero_vad"),
+    "If, Loop and Scan": Where("test_control_flow", "", "odd/if_plain odd/loop silero_vad"),
     "groups of two operators": Where("conv_group2", "shuffle shuffle_residual", "odd/two_group_counts odd/shufflenet_v1"),
     "channels last": Where("transpose", "channels_last mixer", "basic_pitch"),
 }  # fmt: skip
@@ -78,7 +78,8 @@ def test_every_pattern_has_a_case_and_a_model(pattern: str) -> None:
     where = INDEX[pattern]
     assert where.cases or where.networks
     assert where.models
-    assert set(where.cases.split()) <= {case.name for case in CASES}
+    modules = {path.stem for path in Path(__file__).parent.glob("test_*.py")}
+    assert set(where.cases.split()) <= {case.name for case in CASES} | modules
     assert set(where.networks.split()) <= {network.name for network in NETWORKS}
 
 
