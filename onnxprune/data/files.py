@@ -1,67 +1,112 @@
-"""Reading sample sources: every source becomes an iterator of arrays or of dicts of arrays."""
+"""Reading sample sources: every source becomes parts of named arrays."""
 
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from types import EllipsisType
 
 import numpy as np
 
+from onnxprune.data.images import image_files
+from onnxprune.data.scripts import run_script, script_of
+from onnxprune.data.source import UNNAMED, Part, Source
 from onnxprune.errors import CalibrationError
 
-Chunk: TypeAlias = np.ndarray | Mapping[str, np.ndarray]
-
 _UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def read_source(source: object) -> tuple[str, Iterator[Chunk]]:
-    """Returns where samples come from, and their parts.
+@dataclass(frozen=True)
+class _Stored:
+    """An array in an archive, read when rows of it are asked for."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+
+    def __getitem__(self, rows: "slice | np.ndarray | EllipsisType", /) -> np.ndarray:
+        try:
+            with np.load(self.path, allow_pickle=False) as archive:
+                return np.asarray(archive[self.name][rows])
+        except _UNREADABLE as error:
+            raise _unreadable(self.path, error) from error
+
+
+def read_source(source: object, read_images: Callable[[Path], Source]) -> Source:
+    """Returns the parts of a source; ``read_images`` reads a folder of images.
 
     Raises:
         CalibrationError: The source is missing or of an unknown kind; a file is unreadable (while iterating).
     """
     if isinstance(source, str | os.PathLike):
-        return _read_path(Path(source))
+        return _read_path(os.fspath(source), read_images)
     if isinstance(source, np.ndarray):
-        return "array", iter([source])
+        return Source("array", [{UNNAMED: source}])
     if isinstance(source, Mapping):
-        return "array", iter([_arrays(source)])
+        return Source("array", [_arrays(source)])
     if isinstance(source, Iterable):
-        return "array", _read_iterable(source)
+        return Source("array", _read_iterable(source, "the samples"), sized=False)
     raise CalibrationError(
         f"samples of the type {type(source).__name__} are not understood:"
         " give a path, an array, a dict of arrays or an iterable of dicts"
     )
 
 
-def _read_path(path: Path) -> tuple[str, Iterator[Chunk]]:
+def _read_path(text: str, read_images: Callable[[Path], Source]) -> Source:
+    path = Path(text)
     if os.path.isdir(path):
-        files = sorted(path.glob("*.npz"))
-        if not files:
-            raise CalibrationError(f"{path}: the directory has no .npz file: write samples there with numpy.savez")
-        return str(path), (_read_npz(file) for file in files)
+        return _read_folder(path, read_images)
+    script = script_of(text)
+    if script is not None and (script[0] != path or os.path.exists(path)):
+        return _read_script(text, *script)
     if not os.path.exists(path):
         raise CalibrationError(f"{path}: there is no such file: check the path of the samples")
     if path.suffix == ".npz":
-        return str(path), (_read_npz(file) for file in [path])
+        return Source(text, (_read_npz(file) for file in [path]))
     if path.suffix == ".npy":
-        return str(path), (_read_npy(file) for file in [path])
+        return Source(text, ({UNNAMED: _read_npy(file)} for file in [path]))
     raise CalibrationError(
-        f"{path}: samples with the suffix {path.suffix!r} are not understood: give .npz, .npy or a directory of .npz"
+        f"{path}: samples with the suffix {path.suffix!r} are not understood:"
+        " give .npz, .npy, a folder of .npz or of images, or script.py:function"
     )
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def _read_folder(path: Path, read_images: Callable[[Path], Source]) -> Source:
+    archives, images = sorted(path.glob("*.npz")), image_files(path)
+    if archives and images:
+        raise CalibrationError(f"{path}: the folder has .npz files and images: keep them in folders of their own")
+    if images:
+        return read_images(path)
+    if archives:
+        return Source(str(path), (_read_npz(file) for file in archives))
+    raise CalibrationError(
+        f"{path}: the folder has no .npz file and no image (.jpg, .jpeg, .png, .bmp): put samples there"
+    )
+
+
+def _read_npz(path: Path) -> Part:
+    """Returns the arrays of an archive; only their headers are read here."""
     try:
         with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.ndarray):
-                return {name: archive[name] for name in archive.files}
+            if not zipfile.is_zipfile(file):
+                file.seek(0)
+                np.lib.format.read_magic(file)
+                raise CalibrationError(f"{path}: the file holds one unnamed array: name it .npy")
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy"): _header(path, archive, name) for name in archive.namelist()}
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
-    raise CalibrationError(f"{path}: the file holds one unnamed array: name it .npy")
+
+
+def _header(path: Path, archive: zipfile.ZipFile, name: str) -> _Stored:
+    with archive.open(name) as member:
+        shape, _, dtype = _HEADERS[np.lib.format.read_magic(member)](member)
+    if dtype.hasobject:
+        raise ValueError("Python objects")
+    return _Stored(path, name.removesuffix(".npy"), shape)
 
 
 def _read_npy(path: Path) -> np.ndarray:
@@ -82,14 +127,30 @@ def _unreadable(path: Path, error: Exception) -> CalibrationError:
     return CalibrationError(f"{path}: the file is unreadable or damaged: write it again with numpy.savez or numpy.save")
 
 
-def _read_iterable(source: Iterable[object]) -> Iterator[Chunk]:
+def _read_script(origin: str, path: Path, function: str) -> Source:
+    found = run_script(path, function)
+    if isinstance(found, Mapping):
+        return Source(origin, [_arrays(found)])
+    if hasattr(found, "__array__"):
+        return Source(origin, [{UNNAMED: np.asarray(found)}])
+    if isinstance(found, Iterable):
+        return Source(origin, _read_iterable(found, f"{origin}: the samples"), sized=False)
+    raise CalibrationError(
+        f"{origin}: {function!r} returned the type {type(found).__name__}: yield dicts of arrays from it"
+    )
+
+
+def _read_iterable(source: Iterable[object], what: str) -> Iterator[Part]:
     for index, item in enumerate(source):
-        if not isinstance(item, Mapping):
+        if isinstance(item, Mapping):
+            yield _arrays(item)
+        elif hasattr(item, "__array__"):
+            yield {UNNAMED: np.asarray(item)}
+        else:
             raise CalibrationError(
-                f"part {index} of the samples is of the type {type(item).__name__}:"
-                " yield dicts of arrays with the input names as keys"
+                f"part {index} of {what} is of the type {type(item).__name__}:"
+                " yield dicts of arrays with the input names as keys, or arrays for the only input"
             )
-        yield _arrays(item)
 
 
 def _arrays(mapping: Mapping[str, object]) -> dict[str, np.ndarray]:

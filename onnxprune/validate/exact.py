@@ -46,7 +46,7 @@ Feeds = Mapping[str, Array]
 
 
 class CannotRepeatError(Exception):
-    """The model cannot be run in float64; the message completes "in float64 ...". It never reaches a caller."""
+    """The model cannot be run in float64; the message says why, and becomes part of the result."""
 
 
 class Erf(OpRun):  # type: ignore[misc,unused-ignore]

@@ -101,7 +101,8 @@ def prove(
 ) -> ProofResult:
     """Returns the largest difference between the masked original and the sliced model over all feeds.
 
-    Both are held against each other where the touched part ends and at the outputs, see :func:`compared_tensors`.
+    Both are held against each other where the touched part ends and at the outputs, see :func:`compared_tensors`. The
+    feeds that put them further apart than the limit are run once more in float64, see :func:`in_float64`.
 
     Raises:
         CalibrationError: there are no feeds.

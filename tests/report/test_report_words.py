@@ -149,7 +149,9 @@ def test_the_proof_in_words():
     assert "on random inputs" in summary.proof_sentence(failed)
     assert summary.notices(failed)[0].text.startswith("The proof failed")
     doubted = replace(report, proof=Proof(True, 1.0, 0.5, True, limit=1e-4, float64=3e-13))
-    assert summary.proof_sentence(doubted).endswith("by at most 0.5 of the largest output (limit 1e-04), in float64 by 3e-13")
+    assert summary.proof_sentence(doubted).endswith(
+        "by at most 0.5 of the largest output (limit 1e-04), in float64 by 3e-13"
+    )
     unproved = replace(report, proof=Proof())
     assert summary.proof_sentence(unproved) == "proof: not run"
     assert any("was not run" in notice.text for notice in summary.notices(unproved))

@@ -150,7 +150,9 @@ def test_the_run_says_that_float64_decided(tmp_path: Path) -> None:
 
 
 def test_a_run_that_float64_cannot_judge_writes_nothing() -> None:
-    with pytest.raises(ValidationError, match=r"\(limit 1e-04; float64 could not judge it: the ONNX reference ") as found:
+    with pytest.raises(
+        ValidationError, match=r"\(limit 1e-04; float64 could not judge it: the ONNX reference "
+    ) as found:
         onnxprune.slim(chaotic(PRUNED.replace("Relu", "com.microsoft.QuickGelu")), 0.5, data=FEEDS[0])
     assert found.value.exit_code == 7
 

@@ -99,7 +99,9 @@ def test_a_run_ends_where_the_preparation_is_wrong(monkeypatch: pytest.MonkeyPat
 
     assert onnxprune.slim(shuffled(), 0.5, round_to=1, data=FEEDS[0], no_latency=True).report.proof.passed
     monkeypatch.setattr(groups, "normalize", wrong)
-    message = "the graph prepared for pruning differs from the model as given by .* in float64 by .*: nothing was written"
+    message = (
+        "the graph prepared for pruning differs from the model as given by .* in float64 by .*: nothing was written"
+    )
     with pytest.raises(ValidationError, match=message) as found:
         onnxprune.slim(shuffled(), 0.5, round_to=1, data=FEEDS[0], no_latency=True)
     assert found.value.exit_code == 7
