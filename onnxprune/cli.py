@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from onnxprune.report.schema import Report
 
 NOT_BETTER = 1
+SOURCES = "Samples: .npz, .npy, a folder of .npz or of images, or script.py[:function]."
 
 
 if TYPE_CHECKING:
@@ -96,9 +97,12 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def inputs_among(options: Mapping[str, Any]) -> list[Path]:
-    """Returns the files that a command reads: the models first."""
+    """Returns the files that a command reads: the models first; the script of ``script.py:function``."""
     names = ("model", "base", "candidate", "plan", "data", "evaluation")
-    return [*options.get("models", ()), *(options[name] for name in names if options.get(name) is not None)]
+    read = [*options.get("models", ()), *(options[name] for name in names if options.get(name) is not None)]
+    settings = Path(options.get("preprocess") or "")
+    scripts = [Path(str(path).rpartition(":")[0]) for path in read if ".py:" in str(path)]
+    return [*read, *scripts, *([settings] if settings.suffix in (".yaml", ".yml") else [])]
 
 
 def machine(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,6 +138,11 @@ shapes_option = click.option(
     metavar="NAME:1x3x224x224",
     multiple=True,
     help="Sizes of an input with free dimensions. Repeatable.",
+)
+preprocess_option = click.option(
+    "--preprocess",
+    metavar="KEYS",
+    help="Applied to the samples as (x * scale - mean) / std, such as 'scale=1/255;mean=0.5;std=0.5', or a YAML file.",
 )
 root_option = click.option(
     "--external-root", type=Path, metavar="DIR", help="Admit links to weight files that resolve inside DIR."
@@ -210,7 +219,7 @@ def inspect(
 )
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="No groups matching PATTERN. Repeatable.")
 @click.option("--inexact", is_flag=True, help="Also groups whose statistic over channels is not kept exact.")
-@click.option("--data", type=Path, metavar="SRC", help="Samples: .npz, .npy or a folder of .npz.")
+@click.option("--data", type=Path, metavar="SRC", help=SOURCES)
 @click.option(
     "--eval",
     "evaluation",
@@ -219,13 +228,17 @@ def inspect(
     help="Samples for the verdict; the held-out last fifth of --data by default.",
 )
 @click.option("--metric", metavar="NAME", help="top1, top5, agreement, cosine or mse.")
+@preprocess_option
 @click.option(
     "--samples",
     type=click.IntRange(1),
     metavar="N",
     default=1024,
     show_default=True,
-    help="Largest number of samples used.",
+    help="Largest number of samples used of --data; of more, N are drawn by --seed.",
+)
+@click.option(
+    "--allow-random", is_flag=True, help="Without samples, take metrics on seeded random inputs; the report says so."
 )
 @click.option("--no-latency", is_flag=True, help="Skip timing.")
 @click.option("--dry-run", is_flag=True, help="Plan and count; write nothing.")
@@ -271,9 +284,15 @@ def slim(
 @cli.command(short_help="Hold CANDIDATE against BASE on samples.")
 @click.argument("base", type=Path)
 @click.argument("candidate", type=Path)
-@click.option("--data", type=Path, metavar="SRC", required=True, help="Samples: .npz, .npy or a folder of .npz.")
+@click.option("--data", type=Path, metavar="SRC", required=True, help=SOURCES)
 @click.option("--metric", metavar="NAME", help="top1, top5, agreement, cosine or mse.")
-@click.option("--samples", type=click.IntRange(1), metavar="N", help="Largest number of samples used; all by default.")
+@preprocess_option
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Largest number of samples used, drawn by --seed; all by default.",
+)
 @click.option("--no-latency", is_flag=True, help="Skip timing.")
 @root_option
 @machine
@@ -290,7 +309,10 @@ def compare(base: Path, candidate: Path, as_json: bool, reports: Sequence[Path],
 
 @cli.command(short_help="Measure the latency of models, taking turns.")
 @click.argument("models", nargs=-1, required=True, type=Path, metavar="MODEL...")
-@click.option("--data", type=Path, metavar="SRC", help="Samples to run on; seeded random inputs by default.")
+@click.option(
+    "--data", type=Path, metavar="SRC", help="Samples, of which one is run; a seeded random input by default."
+)
+@preprocess_option
 @click.option(
     "--seconds",
     type=click.FloatRange(0, 3600, min_open=True),

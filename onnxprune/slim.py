@@ -29,13 +29,18 @@ class Recipe:
     plan: Plan | str | os.PathLike[str] | None = None
     """A plan to apply instead, or the path of a saved one."""
     data: Any = None
-    """Samples, for the proof and, with their last fifth, for the verdict."""
+    """Samples, for the proof and, with their last fifth, for the verdict: an array, a dict of arrays, an iterable of
+    them, or the path of a file, a folder or a script."""
     eval: Any = None
     """Samples for the verdict instead of the held-out part of ``data``."""
     metric: str | None = None
     """Name of the metric of the verdict; by default what the samples allow."""
+    preprocess: Any = None
+    """What is done to the samples: text such as ``mean=0.5;std=0.5``, a dict with these keys, or a YAML file."""
     samples: int = 1024
-    """Largest number of samples to use."""
+    """Largest number of samples to use of ``data``; of more, that many are drawn by ``seed``."""
+    allow_random: bool = False
+    """Metrics, and what else is estimated from samples, may take random inputs where no samples are given."""
     score: str | None = None
     """Criterion; L2 norm by default."""
     allocation: str | None = None
@@ -101,7 +106,9 @@ def slim(
     data: Any = None,
     eval: Any = None,
     metric: str | None = None,
+    preprocess: Any = None,
     samples: int = 1024,
+    allow_random: bool = False,
     score: str | None = None,
     allocation: str | None = None,
     round_to: int | str = "auto",

@@ -252,7 +252,7 @@ def test_dry_run_proves_nothing() -> None:
         ({"exclude": [FIRST, SECOND]}, PlanError, "loosen --include or --exclude"),
         ({"channels": 0.1, "round_to": 64}, PlanError, "lower --round-to"),
         ({"data": samples()[:, :2]}, CalibrationError, "'x' has the shape 10x2x8x8"),
-        ({"data": {"z": samples()}}, CalibrationError, "unexpected 'z'"),
+        ({"data": {"q": samples(), "z": samples()}}, CalibrationError, "unexpected 'q', 'z'"),
         ({"data": "missing.npz"}, CalibrationError, "missing.npz"),
         ({"input_shape": {"x": (1, 4, 8, 8)}}, UsageError, "axis 1 of 'x'"),
         ({"data": samples(), "metric": "best"}, UsageError, "the metric 'best' is unknown"),

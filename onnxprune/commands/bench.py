@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune import arguments
+from onnxprune.commands.inputs import input_form
+from onnxprune.data.preprocess import parse_preprocess
 from onnxprune.data.random import find_running_sizes, random_feeds
 from onnxprune.data.samples import load_samples
 from onnxprune.errors import UsageError
@@ -22,6 +24,7 @@ def bench(
     models: object,
     *,
     data: Any = None,
+    preprocess: Any = None,
     input_shape: Mapping[str, Sequence[int]] | None = None,
     ep: str = "cpu",
     threads: int | None = None,
@@ -34,7 +37,8 @@ def bench(
 
     Args:
         models: Paths, ``ModelProto`` or graphs; a single one stands for a list of one.
-        data: Samples to run on; seeded random inputs by default.
+        data: Samples to run on, one of which is drawn by ``seed``; seeded random inputs by default.
+        preprocess: What is done to the samples: text such as ``mean=0.5;std=0.5``, a dict or a YAML file.
         input_shape: Concrete shapes of inputs with free dimensions.
         ep: Execution provider.
         threads: Threads; the available cores by default.
@@ -54,13 +58,20 @@ def bench(
     seconds, seed = arguments.positive(seconds, "--seconds"), arguments.whole(seed, "--seed")
     overrides = arguments.shapes(input_shape, "--input-shape")
     options = SessionOptions(arguments.word(ep, "--ep"), arguments.optional(arguments.count, threads, "--threads"))
+    steps = arguments.optional(parse_preprocess, preprocess, "--preprocess")
+    if steps is not None and data is None:
+        raise UsageError("--preprocess needs samples: give --data")
     names, feeds, protos = [], {}, []
+    told: dict[str, None] = {}
     sessions: dict[str, Session] = {}
     for number, model in enumerate(models):
         proto = read(model, external_root=external_root)[1]
         name = _name(model, number, sessions)
         if data is not None:
-            feeds[name] = next(load_samples(data, input_specs(proto), limit=1024).batches(1))
+            form = input_form(proto, steps, overrides)
+            loaded = load_samples(data, input_specs(proto), limit=1, seed=seed, form=form)
+            feeds[name] = next(loaded.batches(1))
+            told |= dict.fromkeys(loaded.notes)
         else:
             feeds[name] = random_feeds(proto, find_running_sizes(proto, overrides, options).shapes, seed)
         sessions[name] = open_session(proto, options)
@@ -71,7 +82,7 @@ def bench(
     paths = [Path(model) if isinstance(model, str | os.PathLike) else None for model in models]
     sides = [describe_side(protos[i], None, paths[i], rows[i].latency_ms) for i in range(min(2, len(rows)))]
     after = sides[1] if len(sides) > 1 else None
-    note = () if data is not None else (f"no data was given: measured on random inputs of seed {seed}",)
+    note = tuple(told) if data is not None else (f"no data was given: measured on random inputs of seed {seed}",)
     return Report(
         command="bench",
         options={"ep": options.provider, "threads": options.threads, "seconds": seconds},

@@ -10,8 +10,9 @@ import onnx_graphsurgeon as gs
 from onnxprune import arguments
 from onnxprune.arguments import optional
 from onnxprune.commands.evidence import measure_models
-from onnxprune.commands.inputs import Inputs
+from onnxprune.commands.inputs import Inputs, input_form
 from onnxprune.commands.stopwatch import Stopwatch
+from onnxprune.data.preprocess import parse_preprocess
 from onnxprune.data.samples import load_samples
 from onnxprune.errors import UsageError
 from onnxprune.model.cost import cost
@@ -28,6 +29,7 @@ def compare(
     data: Any,
     *,
     metric: str | None = None,
+    preprocess: Any = None,
     samples: int | None = None,
     ep: str = "cpu",
     threads: int | None = None,
@@ -43,11 +45,12 @@ def compare(
         candidate: The model that is held against it.
         data: Samples, with labels for accuracy.
         metric: ``top1``, ``top5``, ``agreement``, ``cosine`` or ``mse``; by default what the samples allow.
-        samples: Largest number of samples; all by default.
+        preprocess: What is done to the samples: text such as ``mean=0.5;std=0.5``, a dict or a YAML file.
+        samples: Largest number of samples; all by default. Of more, that many are drawn by ``seed``.
         ep: Execution provider.
         threads: Threads; the available cores by default.
         no_latency: Skip timing.
-        seed: Seed of the confidence interval.
+        seed: Seed of the draw of samples and of the confidence interval.
         external_root: Folder into which links to weight files may lead.
         progress: Called with the stage and the fraction of it that is done.
 
@@ -59,6 +62,7 @@ def compare(
         raise UsageError("compare needs samples: give --data SRC")
     recipe = Recipe(
         metric=optional(arguments.word, metric, "--metric"),
+        preprocess=optional(parse_preprocess, preprocess, "--preprocess"),
         ep=arguments.word(ep, "--ep"),
         threads=optional(arguments.count, threads, "--threads"),
         no_latency=arguments.flag(no_latency, "--no-latency"),
@@ -70,7 +74,8 @@ def compare(
     watch = Stopwatch(progress)
     (graph, proto), (other_graph, other) = (read(model, external_root=external_root) for model in (base, candidate))
     graphs, protos = (graph, other_graph), (proto, other)
-    loaded = load_samples(data, input_specs(proto), limit=limit)
+    form = input_form(proto, recipe.preprocess, {})
+    loaded = load_samples(data, input_specs(proto), limit=limit, seed=recipe.seed, form=form)
     one = next(loaded.batches(1))
     inputs = Inputs({}, (), one, loaded, loaded.count, False, ())
     with watch.stage("measure"):
@@ -85,6 +90,7 @@ def compare(
         options={
             **{name: getattr(recipe, name) for name in ("metric", "ep", "threads", "no_latency")},
             "samples": loaded.count,
+            "preprocess": None if recipe.preprocess is None else str(recipe.preprocess),
         },
         environment=environment_of(options, recipe.seed, evidence.provider, evidence.threads),
         before=sides[0],
@@ -93,6 +99,7 @@ def compare(
         fidelity=evidence.fidelity,
         input_shapes=counted_at(graph, sizes),
         nodes=node_rows(costs, evidence.per_node),
+        warnings=loaded.notes,
         seconds=watch.total(),
         latency_samples=evidence.times,
     )

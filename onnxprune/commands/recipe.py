@@ -7,6 +7,7 @@ from typing import Any
 
 from onnxprune import arguments
 from onnxprune.arguments import optional
+from onnxprune.data.preprocess import Preprocess, parse_preprocess
 from onnxprune.errors import UsageError
 from onnxprune.plan.plan import Plan
 from onnxprune.slim import Recipe
@@ -27,7 +28,9 @@ def checked(recipe: Recipe) -> Recipe:
         channels=optional(arguments.fraction, recipe.channels, "--channels"),
         plan=plan if isinstance(plan, Plan) else optional(arguments.path, plan, "--plan"),
         metric=optional(arguments.word, recipe.metric, "--metric"),
+        preprocess=optional(parse_preprocess, recipe.preprocess, "--preprocess"),
         samples=arguments.count(recipe.samples, "--samples"),
+        allow_random=arguments.flag(recipe.allow_random, "--allow-random"),
         score=optional(arguments.word, recipe.score, "--score"),
         allocation=optional(arguments.word, recipe.allocation, "--allocation"),
         round_to=arguments.multiple(recipe.round_to, "--round-to"),
@@ -44,8 +47,7 @@ def checked(recipe: Recipe) -> Recipe:
         external_root=optional(arguments.path, recipe.external_root, "--external-root"),
     )
     _check_choice(plain)
-    if plain.metric is not None and plain.data is None and plain.eval is None:
-        raise UsageError(f"the metric {plain.metric!r} needs samples: give --data or --eval")
+    _check_samples(plain)
     return plain
 
 
@@ -60,13 +62,24 @@ def _check_choice(recipe: Recipe) -> None:
             raise UsageError(f"--{name.replace('_', '-')} and --plan exclude each other: a plan says already what goes")
 
 
+def _check_samples(recipe: Recipe) -> None:
+    if recipe.data is not None or recipe.eval is not None:
+        return
+    if recipe.metric is not None and not recipe.allow_random:
+        raise UsageError(
+            f"the metric {recipe.metric!r} needs samples: give --data or --eval, or --allow-random for random inputs"
+        )
+    if recipe.preprocess is not None:
+        raise UsageError("--preprocess needs samples: give --data or --eval")
+
+
 def shown(recipe: Recipe) -> dict[str, Any]:
     """Returns the options as they were given; samples and plans that are no files by their kind."""
     return {item.name: _shown(getattr(recipe, item.name)) for item in fields(recipe)}
 
 
 def _shown(value: object) -> object:
-    if isinstance(value, os.PathLike):
+    if isinstance(value, os.PathLike | Preprocess):
         return str(value)
     sizes = isinstance(value, Mapping) and all(isinstance(item, tuple) for item in value.values())
     words = isinstance(value, tuple) and all(isinstance(item, str) for item in value)

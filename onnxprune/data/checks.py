@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxprune.data.source import UNNAMED, Part
 from onnxprune.errors import CalibrationError
 
 if TYPE_CHECKING:
@@ -26,42 +27,69 @@ class Arrangement:
         return next((len(array) for array in self.arrays.values()), 1)
 
 
-def single_input_name(specs: Sequence["InputSpec"]) -> str:
-    """Returns the name of the only input.
+@dataclass(frozen=True)
+class Counted:
+    """What the shapes of arrays say: which inputs count samples, how many there are, and how many one run takes."""
+
+    names: frozenset[str]
+    count: int
+    fixed_batch: int | None
+
+
+def named(part: Part, specs: Sequence["InputSpec"]) -> Part:
+    """Returns the arrays under the names of the inputs: a single array feeds a single input, whatever its name.
 
     Raises:
-        CalibrationError: The model has several inputs.
+        CalibrationError: One array without a name is there for several inputs.
     """
-    if len(specs) != 1:
+    if UNNAMED in part and len(specs) != 1:
         raise CalibrationError(
             f"one array does not feed a model with {len(specs)} inputs: give a dict or .npz with {_expected(specs)}"
         )
-    return specs[0].name
+    others = [name for name in part if name != "labels"]
+    if len(specs) != 1 or len(others) != 1 or specs[0].name in part:
+        return part
+    return {specs[0].name if name == others[0] else name: array for name, array in part.items()}
 
 
-def arrange(arrays: Mapping[str, np.ndarray], specs: Sequence["InputSpec"], origin: str) -> Arrangement:
-    """Returns the arrays, converted to the types of the model and told apart.
+def count_samples(arrays: Part, specs: Sequence["InputSpec"], origin: str) -> Counted:
+    """Returns what the shapes of the arrays say about samples.
 
     Raises:
-        CalibrationError: Names, shapes, types, values or counts do not fit the model.
+        CalibrationError: Names, numbers of axes or counts do not fit the model.
     """
     _check_names(arrays, specs, origin)
     for spec in specs:
-        _check_shape(arrays[spec.name], spec, origin)
-    counting = _counting_inputs(arrays, specs)
-    _check_counts({spec.name: arrays[spec.name] for spec in counting}, origin)
-    converted = {spec.name: _convert(arrays[spec.name], spec, origin) for spec in specs}
-    names = {spec.name for spec in counting}
+        _check_rank(arrays[spec.name].shape, spec, origin)
+    shapes = {spec.name: arrays[spec.name].shape for spec in specs}
+    counting = _counting_inputs(shapes, specs)
+    _check_counts({spec.name: shapes[spec.name][0] for spec in counting}, origin)
+    names = frozenset(spec.name for spec in counting)
     constants = [spec for spec in specs if spec.name not in names]
+    count = shapes[counting[0].name][0] if counting else 1
+    return Counted(names, count, _fixed_batch(counting, constants, shapes, origin))
+
+
+def arrange(
+    arrays: Mapping[str, np.ndarray], specs: Sequence["InputSpec"], counted: Counted, origin: str
+) -> Arrangement:
+    """Returns the arrays, converted to the types of the model and told apart.
+
+    Raises:
+        CalibrationError: Shapes, types or values do not fit the model.
+    """
+    for spec in specs:
+        _check_shape(arrays[spec.name].shape, spec, origin)
+    converted = {spec.name: _convert(arrays[spec.name], spec, origin) for spec in specs}
     return Arrangement(
-        arrays={name: array for name, array in converted.items() if name in names},
-        constants={spec.name: converted[spec.name] for spec in constants},
-        fixed_batch=_fixed_batch(counting, constants, arrays, origin),
+        arrays={name: array for name, array in converted.items() if name in counted.names},
+        constants={name: array for name, array in converted.items() if name not in counted.names},
+        fixed_batch=counted.fixed_batch,
     )
 
 
-def merge(parts: Sequence[Arrangement], origin: str) -> Arrangement:
-    """Returns the parts joined along the first axis.
+def merge(parts: Sequence[Arrangement], origin: str, places: Sequence[np.ndarray] | None = None) -> Arrangement:
+    """Returns the parts joined along the first axis, every sample at its place where places are given.
 
     Raises:
         CalibrationError: There are no samples, or the parts do not fit together.
@@ -69,12 +97,22 @@ def merge(parts: Sequence[Arrangement], origin: str) -> Arrangement:
     if not parts:
         raise CalibrationError(f"{origin}: there are no samples: give at least one")
     first = parts[0]
-    if len(parts) == 1:
+    if len(parts) == 1 and places is None:
         return first
     for part in parts[1:]:
         _check_alike(first, part, origin)
-    joined = {name: np.concatenate([part.arrays[name] for part in parts]) for name in first.arrays}
+    joined = {name: joined_rows([part.arrays[name] for part in parts], places) for name in first.arrays}
     return Arrangement(joined, first.constants, first.fixed_batch)
+
+
+def joined_rows(parts: Sequence[np.ndarray], places: Sequence[np.ndarray] | None) -> np.ndarray:
+    """Returns the rows of all parts, one part after the other, or each row at its place."""
+    if places is None:
+        return np.concatenate(parts)
+    result = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+    for part, place in zip(parts, places, strict=True):
+        result[place] = part
+    return result
 
 
 def checked_labels(labels: np.ndarray, count: int, origin: str) -> np.ndarray:
@@ -95,7 +133,7 @@ def checked_labels(labels: np.ndarray, count: int, origin: str) -> np.ndarray:
     return labels.reshape(count).astype(np.int64)
 
 
-def _check_names(arrays: Mapping[str, np.ndarray], specs: Sequence["InputSpec"], origin: str) -> None:
+def _check_names(arrays: Part, specs: Sequence["InputSpec"], origin: str) -> None:
     known = {spec.name for spec in specs}
     missing = [repr(spec.name) for spec in specs if spec.name not in arrays]
     unexpected = [repr(name) for name in arrays if name not in known]
@@ -106,22 +144,26 @@ def _check_names(arrays: Mapping[str, np.ndarray], specs: Sequence["InputSpec"],
     raise CalibrationError(f"{origin}: {' and '.join(problems)}: the model expects {_expected(specs)}")
 
 
-def _check_shape(array: np.ndarray, spec: "InputSpec", origin: str) -> None:
-    where, wanted = f"{origin}: {spec.name!r} has the shape {_words(array.shape)}", _words(spec.shape)
-    if array.ndim != len(spec.shape):
-        hint = "add an axis for the samples" if array.ndim == len(spec.shape) - 1 else "reshape it"
+def _check_rank(shape: tuple[int, ...], spec: "InputSpec", origin: str) -> None:
+    where, wanted = f"{origin}: {spec.name!r} has the shape {_words(shape)}", _words(spec.shape)
+    if len(shape) != len(spec.shape):
+        hint = "add an axis for the samples" if len(shape) == len(spec.shape) - 1 else "reshape it"
         raise CalibrationError(f"{where}, but the model expects {len(spec.shape)} axes ({wanted}): {hint}")
-    for axis, (size, fixed) in enumerate(zip(array.shape, spec.shape, strict=True)):
-        if axis and isinstance(fixed, int) and size != fixed:
-            raise CalibrationError(f"{where}, but axis {axis} of {wanted} is {fixed}: prepare the data as in training")
-    if array.ndim and array.shape[0] == 0:
+    if shape and shape[0] == 0:
         raise CalibrationError(f"{where}, which holds zero samples: give at least one")
 
 
-def _counting_inputs(arrays: Mapping[str, np.ndarray], specs: Sequence["InputSpec"]) -> list["InputSpec"]:
+def _check_shape(shape: tuple[int, ...], spec: "InputSpec", origin: str) -> None:
+    where, wanted = f"{origin}: {spec.name!r} has the shape {_words(shape)}", _words(spec.shape)
+    for axis, (size, fixed) in enumerate(zip(shape, spec.shape, strict=True)):
+        if axis and isinstance(fixed, int) and size != fixed:
+            raise CalibrationError(f"{where}, but axis {axis} of {wanted} is {fixed}: prepare the data as in training")
+
+
+def _counting_inputs(shapes: Mapping[str, tuple[int, ...]], specs: Sequence["InputSpec"]) -> list["InputSpec"]:
     """Returns the inputs whose first axis counts samples, by the rule at the head of ``samples.py``."""
     ranked = [spec for spec in specs if spec.shape]
-    counting = [spec for spec in ranked if spec.shape[0] != arrays[spec.name].shape[0]]
+    counting = [spec for spec in ranked if spec.shape[0] != shapes[spec.name][0]]
     if counting:
         return counting
     # Every array is exactly one run of a model with fixed sizes, so only the count is open.
@@ -129,8 +171,7 @@ def _counting_inputs(arrays: Mapping[str, np.ndarray], specs: Sequence["InputSpe
     return [spec for spec in ranked if spec.shape[0] == (1 if 1 in sizes else sizes[0])]
 
 
-def _check_counts(counting: Mapping[str, np.ndarray], origin: str) -> None:
-    counts = {name: len(array) for name, array in counting.items()}
+def _check_counts(counts: Mapping[str, int], origin: str) -> None:
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name!r} {count}" for name, count in counts.items())
         raise CalibrationError(
@@ -139,13 +180,16 @@ def _check_counts(counting: Mapping[str, np.ndarray], origin: str) -> None:
 
 
 def _fixed_batch(
-    counting: Sequence["InputSpec"], constants: Sequence["InputSpec"], arrays: Mapping[str, np.ndarray], origin: str
+    counting: Sequence["InputSpec"],
+    constants: Sequence["InputSpec"],
+    shapes: Mapping[str, tuple[int, ...]],
+    origin: str,
 ) -> int | None:
     """Returns how many samples one run takes; a constant that shares the name of a free batch axis fixes it too."""
     free = {spec.shape[0] for spec in counting if isinstance(spec.shape[0], str)}
     sizes = {spec.shape[0] for spec in counting if isinstance(spec.shape[0], int)}
     for spec in constants:
-        sizes |= {size for size, name in zip(arrays[spec.name].shape, spec.shape, strict=True) if name in free}
+        sizes |= {size for size, name in zip(shapes[spec.name], spec.shape, strict=True) if name in free}
     if len(sizes) > 1:
         raise CalibrationError(
             f"{origin}: the inputs fix different batches ({', '.join(map(str, sorted(sizes)))}):"

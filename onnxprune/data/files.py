@@ -1,9 +1,10 @@
 """Reading sample sources: every source becomes parts of named arrays."""
 
+import contextlib
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
@@ -48,7 +49,7 @@ def read_source(source: object, read_images: Callable[[Path], Source]) -> Source
     if isinstance(source, Mapping):
         return Source("array", [_arrays(source)])
     if isinstance(source, Iterable):
-        return Source("array", _read_iterable(source, "the samples"), sized=False)
+        return Source("array", _read_iterable(source, ""), sized=False)
     raise CalibrationError(
         f"samples of the type {type(source).__name__} are not understood:"
         " give a path, an array, a dict of arrays or an iterable of dicts"
@@ -116,9 +117,10 @@ def _read_npy(path: Path) -> np.ndarray:
                 raise CalibrationError(f"{path}: the file is an archive of named arrays: name it .npz")
             file.seek(0)
             np.lib.format.read_magic(file)
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
+    return mapped
 
 
 def _unreadable(path: Path, error: Exception) -> CalibrationError:
@@ -133,14 +135,20 @@ def _read_script(origin: str, path: Path, function: str) -> Source:
         return Source(origin, [_arrays(found)])
     if hasattr(found, "__array__"):
         return Source(origin, [{UNNAMED: np.asarray(found)}])
-    if isinstance(found, Iterable):
-        return Source(origin, _read_iterable(found, f"{origin}: the samples"), sized=False)
+    if isinstance(found, Generator):
+        return Source(origin, _read_generator(found, origin), sized=False)
     raise CalibrationError(
         f"{origin}: {function!r} returned the type {type(found).__name__}: yield dicts of arrays from it"
     )
 
 
-def _read_iterable(source: Iterable[object], what: str) -> Iterator[Part]:
+def _read_generator(items: Generator[object, None, None], origin: str) -> Iterator[Part]:
+    """Reads what a script yields, and lets its function end where no more is wanted."""
+    with contextlib.closing(items):
+        yield from _read_iterable(items, f"{origin}: ")
+
+
+def _read_iterable(source: Iterable[object], where: str) -> Iterator[Part]:
     for index, item in enumerate(source):
         if isinstance(item, Mapping):
             yield _arrays(item)
@@ -148,7 +156,7 @@ def _read_iterable(source: Iterable[object], what: str) -> Iterator[Part]:
             yield {UNNAMED: np.asarray(item)}
         else:
             raise CalibrationError(
-                f"part {index} of {what} is of the type {type(item).__name__}:"
+                f"{where}part {index} of the samples is of the type {type(item).__name__}:"
                 " yield dicts of arrays with the input names as keys, or arrays for the only input"
             )
 

@@ -6,15 +6,15 @@ numbered in the order of the alphabet, provided that there are as many as the mo
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import EllipsisType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxprune.data.preprocess import Steps
+from onnxprune.data.preprocess import InputForm, Steps
 from onnxprune.data.source import UNNAMED, Rows, Source
 from onnxprune.errors import CalibrationError, UsageError
 
@@ -38,7 +38,7 @@ class ImageForm:
     channels: int
     height: int
     width: int
-    steps: Steps = Steps()
+    steps: Steps = field(default_factory=Steps)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -69,16 +69,14 @@ class ImageStack:
 
 def image_files(folder: Path) -> list[Path]:
     """Returns all images below a folder, in the order of the alphabet; hidden files are left out."""
-    found = [
-        Path(place, name)
-        for place, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    ]
-    return sorted(found)
+    below = [entry for entry in folder.iterdir() if entry.is_dir()]  # a link to a folder may stand for a class
+    places = [(str(folder), [entry.name for entry in folder.iterdir() if entry.is_file()])]
+    places += [(place, names) for entry in below for place, _, names in os.walk(entry)]
+    found = [Path(place, name) for place, names in places for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
 
 
-def image_source(folder: Path, specs: Sequence["InputSpec"], steps: Mapping[str, Steps], form: "Wanted") -> Source:
+def image_source(folder: Path, specs: Sequence["InputSpec"], form: InputForm) -> Source:
     """Returns the images of a folder, with labels where the model classifies and the subfolders tell the classes.
 
     Raises:
@@ -86,30 +84,20 @@ def image_source(folder: Path, specs: Sequence["InputSpec"], steps: Mapping[str,
         CalibrationError: The model takes no images.
     """
     if importlib.util.find_spec("PIL") is None:
-        raise UsageError(f"{folder}: images need Pillow: install \"onnxprune[images]\", or give .npz files")
+        raise UsageError(f'{folder}: images need Pillow: install "onnxprune[images]", or give .npz files')
     if len(specs) != 1:
         raise CalibrationError(
             f"{folder}: images do not feed a model with {len(specs)} inputs: give .npz files with one array for each"
         )
     spec = specs[0]
     files = tuple(image_files(folder))
-    stack = ImageStack(files, image_form(spec, steps.get(spec.name, Steps()), form.shapes.get(spec.name, spec.shape)))
+    steps = form.preprocess.for_inputs(specs).get(spec.name, Steps())
+    stack = ImageStack(files, image_form(spec, steps, form.shapes.get(spec.name, spec.shape)))
     labels, note = class_labels(folder, files, form.classes)
     arrays: dict[str, Rows] = {UNNAMED: stack}
     if labels is not None:
         arrays["labels"] = labels
     return Source(str(folder), [arrays], ordered=False, notes=(note,) if note else ())
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What the model says about images: concrete shapes of inputs, and how many classes it tells apart.
-
-    ``classes`` is 0 where their number is open, and ``None`` where the model does not classify.
-    """
-
-    shapes: Mapping[str, Sequence[int | str | None]]
-    classes: int | None
 
 
 def image_form(spec: "InputSpec", steps: Steps, shape: Sequence[int | str | None]) -> ImageForm:
@@ -175,24 +163,32 @@ def decode(file: Path, form: ImageForm) -> np.ndarray:
 
     try:
         with Image.open(file) as image:
-            if image.mode in _DEEP:
-                raise CalibrationError(f"{file}: the image has more than 8 bits a channel: give .npy or .npz instead")
-            fitted = fit(image.convert(_MODES[form.channels]), form)
-    except CalibrationError:
-        raise
+            deep = image.mode in _DEEP
+            pure = image if deep else image.convert(_MODES[form.channels])
     except (Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError) as error:
         raise CalibrationError(f"{file}: the image is unreadable or damaged: remove or replace it") from error
+    if deep:
+        raise CalibrationError(f"{file}: the image has more than 8 bits a channel: give .npy or .npz instead")
+    fitted = fit(pure, form, file)
     pixels = np.asarray(fitted).reshape(form.height, form.width, form.channels)
     if form.steps.color == "bgr":
         pixels = pixels[:, :, ::-1]
     return pixels.transpose(2, 0, 1) if form.layout == "nchw" else pixels
 
 
-def fit(image: "Image", form: ImageForm) -> "Image":
-    """Returns an image of the form's size: shorter side first, then the centre, then what is left to do."""
+def fit(image: "Image", form: ImageForm, file: Path) -> "Image":
+    """Returns an image of the form's size: shorter side first, then the centre, then what is left to do.
+
+    Raises:
+        CalibrationError: The image is smaller than the cut.
+    """
     target = form.height, form.width
     crop = form.steps.crop or target
     height, width = _before_crop((image.height, image.width), form.steps.resize, crop)
+    if height < crop[0] or width < crop[1]:
+        raise CalibrationError(
+            f"{file}: the image is {height}x{width} before {crop[0]}x{crop[1]} are cut out: give a larger resize"
+        )
     resized = _resized(image, height, width)
     top, left = round((height - crop[0]) / 2), round((width - crop[1]) / 2)
     cut = resized.crop((left, top, left + crop[1], top + crop[0]))

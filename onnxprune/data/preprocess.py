@@ -90,6 +90,21 @@ class Preprocess:
         return result
 
 
+@dataclass(frozen=True)
+class InputForm:
+    """How samples are brought into the form that a model takes.
+
+    Attributes:
+        preprocess: What is done to them.
+        shapes: Concrete shapes of inputs with free dimensions.
+        classes: How many classes the model tells apart; 0 where that is open, ``None`` where it does not classify.
+    """
+
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    shapes: Mapping[str, Sequence[int | str | None]] = field(default_factory=dict)
+    classes: int | None = None
+
+
 def parse_preprocess(value: object, what: str = "--preprocess") -> Preprocess:
     """Returns what a text such as ``mean=0.5;std=0.5;scale=1/255``, a YAML file or a mapping asks for.
 
@@ -168,7 +183,7 @@ def _along_channels(numbers: tuple[float, ...], array: np.ndarray, steps: Steps,
     """Returns numbers in a shape that spreads them over the channel axis."""
     values = np.asarray(numbers, array.dtype)
     if len(numbers) == 1:
-        return values[0]
+        return values.reshape(())
     places = sorted({1, array.ndim - 1} if array.ndim > 1 else set())
     if steps.layout is not None and array.ndim == 4:
         places = [LAYOUTS[steps.layout] % array.ndim]

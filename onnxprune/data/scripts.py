@@ -24,7 +24,7 @@ def script_of(path: str) -> tuple[Path, str] | None:
 
 
 def run_script(path: Path, function: str) -> object:
-    """Returns what a function of a script returns; an iterable is consumed as the caller asks for more.
+    """Returns what a function of a script returns; for an iterable, a generator that consumes it on demand.
 
     What the script prints goes to stderr. Modules beside it can be imported.
 
@@ -54,7 +54,7 @@ def run_script(path: Path, function: str) -> object:
     return _items(path, items)
 
 
-def _items(path: Path, items: Iterator[object]) -> Iterator[object]:
+def _items(path: Path, items: Iterator[object]) -> Generator[object, None, None]:
     try:
         while True:
             with _running(path):

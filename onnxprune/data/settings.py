@@ -92,6 +92,8 @@ def _continues(key: _Line, line: _Line) -> bool:
 
 
 def _value(text: str, line: _Line, below: list[_Line], origin: str) -> Setting:
+    if text.startswith(_BEYOND):
+        raise _refused(line, origin)
     if text and below:
         raise _refused(below[0], origin)
     if text.startswith("["):
@@ -101,8 +103,9 @@ def _value(text: str, line: _Line, below: list[_Line], origin: str) -> Setting:
     if text:
         return _text(text, line, origin)
     if below and below[0].text.startswith("- "):
-        if any(item.indent != below[0].indent or not item.text.startswith("- ") for item in below):
-            raise _refused(below[0], origin)
+        for item in below:
+            if item.indent != below[0].indent or not item.text.startswith("- "):
+                raise _refused(item, origin)
         return [_text(item.text[2:].strip(), item, origin) for item in below]
     return _keys(below, origin) if below else ""
 

@@ -59,6 +59,32 @@ def solve(
     return best if best.better else Solution(matrix, bias, before, before)
 
 
+def statistics(fitted: Moments, held_out: Moments, matrix: Array, bias: Array) -> Solution:
+    """Returns the matrix with the deviation of every output channel set right, and its mean (Jordan et al. 2022).
+
+    Where what is computed says little about the target, the scale stays near 1.
+    """
+    covariance, cross, x_mean, y_mean = fitted.centered()
+    made = np.einsum("gim,gij,gjm->gm", matrix, covariance, matrix)
+    wanted = np.maximum(fitted.energy / max(fitted.count, 1.0) - np.square(y_mean), 0.0)
+    shared = np.einsum("gim,gim->gm", matrix, cross)
+    trust = np.clip(np.square(shared) / np.maximum(made * wanted, 1e-30), 0.0, 1.0)
+    scale = 1 + trust * (np.sqrt(wanted / np.maximum(made, 1e-30)) - 1)
+    scaled = matrix * scale[:, None]
+    return _judged(held_out, (matrix, bias), (scaled, y_mean - np.einsum("gi,gim->gm", x_mean, scaled)))
+
+
+def shift(fitted: Moments, held_out: Moments, matrix: Array, bias: Array) -> Solution:
+    """Returns the matrix as it is, and the bias that sets the mean of every output channel right."""
+    _, _, x_mean, y_mean = fitted.centered()
+    return _judged(held_out, (matrix, bias), (matrix, y_mean - np.einsum("gi,gim->gm", x_mean, matrix)))
+
+
+def _judged(held_out: Moments, before: tuple[Array, Array], after: tuple[Array, Array]) -> Solution:
+    errors = held_out.error(*before), held_out.error(*after)
+    return Solution(*after, *errors) if errors[1] < errors[0] else Solution(*before, errors[0], errors[0])
+
+
 def _solved(damped: Array, gap: Array) -> Array:
     try:
         found = np.asarray(np.linalg.solve(damped, gap), np.float64)

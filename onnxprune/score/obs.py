@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-Index = NDArray[np.int64]
+from onnxprune.channels.groups import Channels
+from onnxprune.model.linear import Array
+from onnxprune.score.readings import Index, Reading, Runs, readings
+from onnxprune.score.scores import Vector
 
 DAMPING = 1e-2
 """Ridge on the second moments, as a fraction of their mean."""
@@ -60,11 +62,23 @@ class Site:
         self.units, self.rows = self.units[~chosen], places[self.rows[~chosen]]
 
 
-def site(covariance: Array, weights: Array, units: Index, rows: Index, energy: float) -> Site:
-    """Returns a site from the second moments of its inputs [n, n] and its weights [n, m]."""
+def obs(channels: Channels, runs: Runs) -> dict[str, Vector]:
+    """Returns the loss at which every unit goes; units that no linear operator reads go by magnitude alone."""
+    sites: dict[str, list[Site]] = {}
+    for one in readings(channels, runs):
+        sites.setdefault(one.group, []).append(_site(one))
+    return {
+        group.name: removal_losses(sites[group.name], group.units, group.blocks)
+        for group in channels.prunable
+        if group.name in sites
+    }
+
+
+def _site(reading: Reading) -> Site:
+    covariance = reading.covariance
     damping = DAMPING * max(float(np.trace(covariance)) / len(covariance), 1e-30)
     inverse = np.asarray(np.linalg.inv(covariance + damping * np.eye(len(covariance))), np.float64)
-    return Site(weights.astype(np.float64), inverse, units, rows, max(energy, 1e-30))
+    return Site(reading.weights.copy(), inverse, reading.units, reading.rows, max(reading.energy, 1e-30))
 
 
 def removal_losses(sites: Sequence[Site], count: int, blocks: Index | None = None) -> Array:

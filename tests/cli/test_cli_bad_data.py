@@ -16,14 +16,14 @@ def refused(command, small, words, data, code=3):
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"image": GOOD["x"]}, "no array for 'x'"),
+        ({"image": GOOD["x"], "mask": GOOD["x"]}, "no array for 'x'"),
         ({**GOOD, "z": GOOD["x"]}, "unexpected 'z'"),
         ({}, "no array for 'x'"),
         ({"x": np.ones((10, 3, 9, 8), np.float32)}, "3x9x8"),
         ({"x": np.ones((3, 8, 8), np.float32)}, "add an axis for the samples"),
         ({"x": np.float32(1)}, "4 axes"),
         ({"x": np.ones((0, 3, 8, 8), np.float32)}, "zero samples"),
-        ({"x": np.ones((10, 3, 8, 8), np.uint8)}, "uint8"),
+        ({"x": np.ones((10, 3, 8, 8), np.bool_)}, "bool"),
         ({"x": np.ones((10, 3, 8, 8), np.complex64)}, "complex64"),
         ({"x": np.full((10, 3, 8, 8), "1")}, "float32"),
         ({"x": GOOD["x"] * np.nan}, "NaN"),

@@ -28,7 +28,8 @@ def recurrent(count: int, batch: int = 1) -> dict[str, np.ndarray]:
 
 
 def test_array_dict_iterable_and_samples_give_the_same():
-    for source in (ROWS, {"x": ROWS}, [{"x": ROWS[:4]}, {"x": ROWS[4:]}], Samples({"x": ROWS})):
+    halves = [{"x": ROWS[:4]}, {"x": ROWS[4:]}]
+    for source in (ROWS, {"x": ROWS}, {"any": ROWS}, halves, [ROWS[:4], ROWS[4:]], iter(halves), Samples({"x": ROWS})):
         samples = load_samples(source, [IMAGE])
         np.testing.assert_array_equal(samples.arrays["x"], ROWS)
         assert (samples.count, samples.origin, samples.random, samples.labels) == (10, "array", False, None)
@@ -44,21 +45,30 @@ def test_files_give_the_same(tmp_path: Path):
         samples = load_samples(tmp_path / name, [IMAGE])
         np.testing.assert_array_equal(samples.arrays["x"], ROWS)
         assert samples.origin == str(tmp_path / name)
+        assert samples.arrays["x"].flags.writeable, "not a view of the file"
         assert (samples.labels is not None) == labelled
         if samples.labels is not None:
             assert samples.labels.dtype == np.int64
             np.testing.assert_array_equal(samples.labels, np.arange(10))
 
 
-def test_limit_takes_the_first_samples_and_stops_reading():
-    def endless() -> Iterator[dict[str, np.ndarray]]:
-        while True:
-            yield {"x": ROWS[:3], "labels": np.arange(3)}
+def test_limit_takes_the_first_samples_of_a_generator_and_stops_reading():
+    given = []
 
-    samples = load_samples(endless(), [IMAGE], limit=7)
+    def endless() -> Iterator[dict[str, np.ndarray]]:
+        try:
+            while True:
+                given.append(3)
+                yield {"x": ROWS[:3], "labels": np.arange(3)}
+        finally:
+            given.append("closed")
+
+    samples = load_samples(endless(), [IMAGE], limit=7, seed=1)
     assert samples.count == 7
     np.testing.assert_array_equal(samples.labels, [0, 1, 2, 0, 1, 2, 0])
-    assert load_samples(ROWS, [IMAGE], limit=4).count == 4
+    assert given == [3, 3, 3, "closed"]
+    assert load_samples(endless(), [IMAGE], limit=3).count == 3
+    assert given[4:] == [3, "closed"]
     with pytest.raises(UsageError, match="at least 1"):
         load_samples(ROWS, [IMAGE], limit=0)
 
@@ -122,13 +132,14 @@ def test_overflow_of_float16_is_refused():
     [
         ({}, "no array for 'x'.*'x' float32 Nx3x\\?"),
         ({"x": ROWS, "z": ROWS}, "unexpected 'z'"),
-        ({"y": ROWS}, "no array for 'x' and unexpected 'y'"),
+        ({"y": ROWS, "z": ROWS}, "no array for 'x' and unexpected 'y', 'z'"),
         (ROWS[0], "add an axis for the samples"),
         (ROWS[None], "expects 3 axes"),
         (ROWS[:, :2], "axis 1 of Nx3x\\? is 3"),
         (ROWS[:0], "zero samples"),
         ([], "there are no samples"),
-        ([ROWS], "part 0 of the samples is of the type ndarray"),
+        ([[1.0, 2.0]], "part 0 of the samples is of the type list"),
+        ([ROWS[0]], "add an axis for the samples"),
         (3, "of the type int"),
         ({"x": [[1.0], [1.0, 2.0]]}, "regular arrays"),
         ({"x": np.full((1, 3, 1), None)}, "Python objects"),
@@ -178,7 +189,7 @@ def test_files_that_are_damaged_missing_or_unknown(tmp_path: Path):
         "pickled.npz": "pickled objects are never loaded",
         "missing.npz": "no such file",
         "x.csv": "suffix '.csv'",
-        "folder": "has no .npz file",
+        "folder": "has no .npz file and no image",
         "array.npz": "name it .npy",
         "archive.npy": "name it .npz",
     }

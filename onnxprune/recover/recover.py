@@ -1,0 +1,79 @@
+"""The public repair: a smaller model, the original and samples in; the same model with better weights out."""
+
+import onnx_graphsurgeon as gs
+
+from onnxprune import arguments
+from onnxprune.channels.groups import Channels, analyze
+from onnxprune.data.samples import Samples, load_samples
+from onnxprune.errors import UsageError
+from onnxprune.model.io import Graph, load, to_proto
+from onnxprune.recover.least_squares import shift, solve, statistics
+from onnxprune.recover.matching import find_removals
+from onnxprune.recover.sequential import Calibration, Method, Repaired, Settings, repair
+from onnxprune.runtime.session import input_specs
+from onnxprune.surgery.gone import Gone, Removals
+
+BATCH = 64
+"""Samples in one run."""
+
+METHODS: dict[str, Method] = {"least-squares": solve, "statistics": statistics, "bias": shift}
+
+
+def recover(
+    pruned: object,
+    original: object,
+    data: object,
+    method: str = "least-squares",
+    *,
+    samples: int = 1024,
+    seed: int = 0,
+    max_memory: int = 2 << 30,
+) -> Graph:
+    """Returns a copy of a smaller model, repaired toward the original on samples.
+
+    Args:
+        pruned: The smaller model: a path, a ``ModelProto`` or a graph, from this package or another tool, with the
+            names of the original.
+        original: The model that it was made from.
+        data: Unlabelled calibration samples, in any form that ``slim`` takes; the last fifth judges the repair.
+        method: ``least-squares``, ``statistics`` or ``bias``.
+        samples: Largest number of samples to use.
+        seed: Seed of the rows of samples that are read.
+        max_memory: Bytes that may be used for what the models compute; the rest goes to files.
+
+    Raises:
+        UsageError: there is no such method.
+        PlanError: the models do not belong together.
+        CalibrationError: the samples do not fit.
+    """
+    channels = original if isinstance(original, Channels) else analyze(original)
+    small = load(pruned)
+    removals = find_removals(channels, small)
+    source = load_samples(data, input_specs(to_proto(channels.graph)), limit=samples, seed=seed)  # type: ignore[arg-type]
+    settings = Settings(method_of(method), memory=arguments.whole(max_memory, "--max-memory"))
+    return repaired(small, channels, removals, calibration(source, seed), settings)[0]
+
+
+def method_of(name: str) -> Method:
+    """Returns a method of repair by name.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    chosen = arguments.word(name, "--recover")
+    if chosen not in METHODS:
+        raise UsageError(f"there is no repair {chosen!r}: choose one of none, {', '.join(METHODS)}")
+    return METHODS[chosen]
+
+
+def calibration(samples: Samples, seed: int) -> Calibration:
+    """Returns runs to fit, and the held-out fifth to judge by."""
+    fitted, held_out = samples.split()
+    return Calibration(list(fitted.batches(BATCH)), list(held_out.batches(BATCH)), seed)
+
+
+def repaired(
+    pruned: gs.Graph, channels: Channels, removals: Removals, runs: Calibration, settings: Settings
+) -> tuple[Graph, list[Repaired]]:
+    """Returns a repaired copy of the pruned graph, and what became of every operator behind the first change."""
+    return repair(pruned, channels.graph, Gone(channels, removals), runs, settings)
