@@ -46,11 +46,11 @@ def recover(
         PlanError: the models do not belong together.
         CalibrationError: the samples do not fit.
     """
+    settings = Settings(method_of(method), memory=arguments.whole(max_memory, "--max-memory"))
     channels = original if isinstance(original, Channels) else analyze(original)
     small = load(pruned)
     removals = find_removals(channels, small)
     source = load_samples(data, input_specs(to_proto(channels.graph)), limit=samples, seed=seed)  # type: ignore[arg-type]
-    settings = Settings(method_of(method), memory=arguments.whole(max_memory, "--max-memory"))
     return repaired(small, channels, removals, calibration(source, seed), settings)[0]
 
 

@@ -36,7 +36,9 @@ class Bias:
         """Adds a shift by channel."""
         if self.vector is None:
             name = f"{self.node.outputs[0].name}_bias"
-            self.node.inputs[2:] = [gs.Constant(name, shift.astype(dtype))]
+            while len(self.node.inputs) > 2:
+                self.node.inputs.pop()
+            self.node.inputs.append(gs.Constant(name, shift.astype(dtype)))
             return
         before = read_values(self.vector)
         write_values(self.vector, (before + shift.reshape(before.shape)).astype(before.dtype))

@@ -1,5 +1,6 @@
 """Sources of samples and --preprocess on the command line."""
 
+import dataclasses
 import json
 import sys
 
@@ -8,7 +9,9 @@ import onnx
 import pytest
 from PIL import Image
 
-from onnxprune.commands.inputs import classes_of
+from onnxprune.commands.inputs import choose_inputs, classes_of
+from onnxprune.data.preprocess import parse_preprocess
+from onnxprune.slim import Recipe
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8), dtype=np.uint8)
 IMAGENET = "mean=0.485,0.456,0.406;std=0.229,0.224,0.225;scale=1/255"
@@ -150,6 +153,37 @@ def test_metrics_on_random_inputs_only_where_they_are_allowed(command, small):
     again = command.slim(small, "--metric", "cosine", "--allow-random", "--json", "--force")
     assert json.loads(again.out)["after"]["metrics"] == report["after"]["metrics"]
     command.refuses(2, "labels", *refused[:-1], "top1", "--allow-random", "-o", command.folder / "top1.onnx")
+
+
+def test_no_metrics_without_samples(command, small):
+    report = json.loads(command.slim(small, "--json").out)
+    assert report["after"]["metrics"] == {}
+    assert report["fidelity"]["cosine"] is None
+
+
+def test_random_verdicts_in_batches_that_run(save):
+    free = save("agraph (float[N, 4] x) => (float[N, 2] y) { y = MatMul (x, w) }", "a.onnx", w=(4, 2))
+    one = save(
+        "agraph (float[N, 4] x) => (float[1, 2] y) { a = Reshape (x, s) y = MatMul (a, w) }", "b.onnx",
+        w=(4, 2), s=np.array([1, 4]),
+    )  # fmt: skip
+    for path, fixed in ((free, None), (one, 1)):
+        assert choose_inputs(onnx.load(path), Recipe(channels=0.5)).verdict is None
+        verdict = choose_inputs(onnx.load(path), Recipe(channels=0.5, allow_random=True)).verdict
+        assert (verdict.count, verdict.fixed_batch, verdict.random) == (32, fixed, True)
+
+
+def test_inputs_are_drawn_and_prepared(small):
+    recipe = Recipe(
+        channels=0.5, data=PIXELS, eval=PIXELS[:3], samples=8, preprocess=parse_preprocess("scale=1/255"), seed=3
+    )
+    found = choose_inputs(onnx.load(small), recipe)
+    drawn = np.random.default_rng(3).choice(20, 8, replace=False)
+    np.testing.assert_allclose(found.proof[0]["x"], PIXELS[drawn] / 255, rtol=1e-6)
+    np.testing.assert_allclose(found.verdict.arrays["x"], PIXELS[:3] / 255, rtol=1e-6)
+    assert found.notes == ()
+    held_out = choose_inputs(onnx.load(small), dataclasses.replace(recipe, eval=None)).verdict
+    np.testing.assert_allclose(held_out.arrays["x"], PIXELS[drawn[6:]] / 255, rtol=1e-6)
 
 
 def test_data_is_preferred_to_random_inputs(command, small, tmp_path):

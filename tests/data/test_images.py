@@ -77,6 +77,9 @@ def test_the_shorter_side_and_then_the_centre(tmp_path: Path):
     assert (stretched[:, :5].max(), stretched[:, 9:11].min(), stretched[:, 15:].max()) == (0, 255, 0)
     tall = load(tmp_path, square, "resize=40;scale=1").arrays["x"]
     np.testing.assert_array_equal(tall[0].transpose(1, 2, 0), wide[10:30, 40:60])
+    Image.fromarray(wide.transpose(1, 0, 2)).save(tmp_path / "a.png")
+    turned = load(tmp_path, square, "resize=40;scale=1").arrays["x"]
+    np.testing.assert_array_equal(turned[0].transpose(1, 2, 0), wide.transpose(1, 0, 2)[40:60, 10:30])
     cut = load(tmp_path, square, "resize=40;crop=40;scale=1").arrays["x"]
     assert cut.shape == (1, 3, 20, 20)
     assert cut[0, 0, :, 2:-2].min() == 255
@@ -215,6 +218,7 @@ def test_damaged_images(tmp_path: Path):
     Image.fromarray(PIXELS[0]).save(tmp_path / "whole.jpg")
     jpeg = (tmp_path / "whole.jpg").read_bytes()
     contents = {"empty.png": b"", "cut.png": whole[: len(whole) // 2], "head.jpg": jpeg[:30], "text.bmp": b"BMhello",
+                "chunk.png": whole.replace(b"IDAT", b"I\x00AT"),
                 "wrong.png": whole[:20] + b"\xff" * 20 + whole[40:]}  # fmt: skip
     for name, content in contents.items():
         folder = tmp_path / name.partition(".")[0]

@@ -7,6 +7,7 @@ import pytest
 
 from onnxprune.data.preprocess import InputForm, Preprocess, Steps, parse_preprocess
 from onnxprune.data.samples import load_samples
+from onnxprune.data.settings import parse_settings
 from onnxprune.errors import CalibrationError, UsageError
 from onnxprune.runtime.session import InputSpec
 
@@ -90,6 +91,11 @@ def test_a_dict_and_a_file_say_the_same(tmp_path: Path):
     assert parse_preprocess(tmp_path / "p.YAML") == parse_preprocess(str(tmp_path / "p.YAML")) == wanted
     (tmp_path / "two.yml").write_text("image:\n  mean: 0.5\n  std:\n    - 0.5\nother:\n    scale: 2\n")
     assert parse_preprocess(tmp_path / "two.yml") == parse_preprocess("image.mean=0.5;image.std=0.5;other.scale=2")
+
+
+def test_quotes_and_comments_in_files():
+    text = "'a # b': \"c #d\"  # e\n# f\ng#h: [i#j, 'k']\n"
+    assert parse_settings(text, "p.yaml") == {"a # b": "c #d", "g#h": ["i#j", "k"]}
 
 
 @pytest.mark.parametrize(
@@ -183,8 +189,10 @@ def test_the_type_after_the_arithmetic():
     spec = InputSpec("x", U8, (None, 3, 4, 5))
     found = loaded(PIXELS / 255.0, "scale=255;dtype=uint8", spec)
     np.testing.assert_array_equal(found, PIXELS)
-    with pytest.raises(CalibrationError, match="beyond the range of uint8"):
-        loaded(PIXELS / 255.0, "scale=300;mean=-60;dtype=uint8", spec)
+    assert loaded(np.full((1, 3, 4, 5), 1.6), "scale=1;dtype=uint8", spec).max() == 2
+    for text in ("scale=400", "mean=60"):
+        with pytest.raises(CalibrationError, match="beyond the range of uint8"):
+            loaded(np.tile([0.0, 1.0, 0.5, 0.2, 0.1], (1, 3, 4, 1)), f"{text};dtype=uint8", spec)
     with pytest.raises(CalibrationError, match="is of the type float32, but the model expects uint8"):
         loaded(PIXELS, "scale=1/255", spec)
     np.testing.assert_array_equal(loaded(PIXELS, "layout=nchw", spec), PIXELS)

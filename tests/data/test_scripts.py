@@ -80,6 +80,7 @@ def test_no_more_is_asked_for_than_the_limit(tmp_path: Path, capsys: pytest.Capt
         ("def samples(:\n    pass", "line 2: SyntaxError"),
         ("import nothing_of_that_name", "line 2: ModuleNotFoundError: No module named 'nothing_of_that_name'"),
         ("raise SystemExit(0)", "line 2: SystemExit: 0"),
+        ("def deep():\n    1 / 0\ndef samples():\n    deep()", "line 3: ZeroDivisionError"),
         ("\n\n1 / 0", "line 4: ZeroDivisionError: division by zero"),
         ("def samples():\n    return np.ones((1, 2)) @ np.ones((3, 1))", "line 3: ValueError: matmul"),
         (

@@ -1,0 +1,88 @@
+"""Repair of a linear operator from moments, and of a network in graph order."""
+
+import numpy as np
+import pytest
+from onnx_text import model
+
+import onnxprune as op
+from onnxprune.errors import PlanError, UsageError
+from onnxprune.model.io import load
+from onnxprune.recover.least_squares import shift, solve, statistics
+from onnxprune.recover.matching import find_removals
+from onnxprune.recover.moments import Moments
+from onnxprune.recover.recover import recover
+from onnxprune.runtime.session import SessionOptions, open_session
+from onnxprune.surgery.slice import slice_channels
+
+NET = (
+    "x:N,3,8,8 w1=16,3,3,3 b1=16 w2=16,16,3,3 b2=16 w3=10,16",
+    "a = Conv<pads=[1,1,1,1]>(x, w1, b1) r = Relu(a) c = Conv<pads=[1,1,1,1]>(r, w2, b2) q = Relu(c) s = Add(q, r) "
+    "p = GlobalAveragePool(s) f = Flatten(p) y = Gemm<transB=1>(f, w3)",
+)
+
+
+def moments(rng: np.random.Generator, truth: np.ndarray, rows: int) -> Moments:
+    x = rng.standard_normal((truth.shape[0], rows, truth.shape[1])) + 0.5
+    found = Moments.empty(*truth.shape)
+    found.add(x, x @ truth + 0.3)
+    return found
+
+
+def test_the_solution_is_found_and_the_error_is_that_of_the_rows() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.standard_normal((2, 5, 3))
+    fitted, held_out = moments(rng, truth, 400), moments(rng, truth, 200)
+    found = solve(fitted, held_out, np.zeros_like(truth), np.zeros((2, 3)), [1e-9])
+    np.testing.assert_allclose(found.matrix, truth, atol=1e-6)
+    np.testing.assert_allclose(found.bias, 0.3, atol=1e-6)
+    x = rng.standard_normal((2, 50, 5))
+    y = rng.standard_normal((2, 50, 3))
+    one = Moments.empty(2, 5, 3)
+    one.add(x, y)
+    bias = rng.standard_normal((2, 3))
+    expected = np.square(x @ truth + bias[:, None] - y).sum() / 50
+    assert one.error(truth, bias) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("method", [solve, statistics, shift])
+@pytest.mark.parametrize("rows", [2, 8, 1000])
+def test_held_out_rows_never_lose(method: object, rows: int) -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.standard_normal((1, 40, 6))
+    start = truth + 0.1 * rng.standard_normal(truth.shape)
+    found = method(moments(rng, truth, rows), moments(rng, truth, 100), start, np.zeros((1, 6)))
+    assert np.isfinite(found.matrix).all()
+    assert found.after <= found.before
+
+
+def test_a_pruned_network_comes_back_toward_the_original() -> None:
+    proto = model(*NET)
+    channels = op.analyze(proto)
+    removals = dict(op.plan(channels, op.score(channels), 0.4, round_to=1).removals)
+    small = slice_channels(channels, removals)
+    x = np.random.default_rng(0).standard_normal((96, 3, 8, 8), np.float32)
+    other = {"x": np.random.default_rng(1).standard_normal((64, 3, 8, 8), np.float32)}
+    options = SessionOptions(threads=1)
+    expected = open_session(proto, options).run(other)["y"]
+
+    def error(graph: object) -> float:
+        return float(np.square(open_session(graph, options).run(other)["y"] - expected).mean())
+
+    assert find_removals(channels, small) == removals
+    before = error(small)
+    errors = {method: error(recover(small, proto, x, method)) for method in ("bias", "statistics", "least-squares")}
+    assert errors["bias"] < before
+    assert errors["least-squares"] < 0.5 * errors["bias"]
+    assert errors["least-squares"] < errors["statistics"]
+
+
+def test_models_that_do_not_belong_together() -> None:
+    proto = model(*NET)
+    channels = op.analyze(proto)
+    other = load(model(*NET, seed=1))
+    removals = dict(op.plan(channels, op.score(channels), 0.4, round_to=1).removals)
+    small = slice_channels(op.analyze(other), removals)
+    with pytest.raises(PlanError, match="cannot be told which channels"):
+        find_removals(channels, small)
+    with pytest.raises(UsageError, match="there is no repair 'magic'"):
+        recover(small, proto, np.zeros((4, 3, 8, 8), np.float32), "magic")
