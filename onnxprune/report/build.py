@@ -86,6 +86,7 @@ def group_rows(
             frozen=group.frozen,
             axes=group.axes,
             unit_size=group.width,
+            blocks=group.block_count,
             links=tuple(LinkRow(link.node, link.op, link.role, link.axes) for link in links.get(group.name, ())),
         )
         for group in channels.groups

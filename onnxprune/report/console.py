@@ -82,6 +82,7 @@ def render_trees(report: Report, console: Console, *, full: bool = False) -> Non
     shown = len(chosen) if full else _GROUPS_SHOWN
     for group in chosen[:shown]:
         size = "" if group.unit_size is None else f" of {_counted(group.unit_size, 'channel')}"
+        size += f", as many from each of {group.blocks} blocks" if group.blocks > 1 else ""
         words = f"{_counted(group.units, 'unit')}{size}, on {_counted(group.axes, 'axis', 'axes')}"
         _line(console, f"{group.name}: {words}{'' if group.exact else ', inexact'}", "bold")
         if group.frozen is not None:

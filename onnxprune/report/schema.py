@@ -145,8 +145,8 @@ class LinkRow:
 class GroupRow:
     """One channel group; ``frozen`` is the reason why nothing of it may go.
 
-    ``unit_size`` is the number of channels of its widest weight that go with one unit. ``links``, the nodes that tie
-    the group, are filled in by ``inspect`` alone.
+    ``unit_size`` is the number of channels of its widest weight that go with one unit; as many units go from each of
+    the ``blocks``. ``links``, the nodes that tie the group, are filled in by ``inspect`` alone.
     """
 
     name: str
@@ -156,6 +156,7 @@ class GroupRow:
     frozen: str | None = None
     axes: int = 0
     unit_size: int | None = None
+    blocks: int = 1
     links: tuple[LinkRow, ...] = ()
 
 

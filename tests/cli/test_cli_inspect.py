@@ -97,6 +97,21 @@ def test_a_tree_says_what_a_group_is(command, small):
     assert "  cannot go: is the graph output 'y'" in command("inspect", small, "--group", "y").out.splitlines()
 
 
+def test_a_tree_says_that_groups_go_together(command, save):
+    body = "a = Conv (x, w) b = Conv <group = 2> (a, v) y = Conv (b, u)"
+    model = save(
+        f"agraph (float[N, 3, 4, 4] x) => (float[N, 5, 4, 4] y) {{ {body} }}",
+        w=(8, 3, 1, 1),
+        v=(6, 4, 1, 1),
+        u=(5, 6, 1, 1),
+    )
+    tree = command("inspect", model, "--group", "a").out
+    assert tree.startswith("a: 8 units of 1 channel, as many from each of 2 blocks, on ")
+    assert "v[1]" in tree
+    rows = {group["name"]: group["blocks"] for group in inspected(command, model)["groups"]}
+    assert (rows["a"], rows["b"]) == (2, 2)
+
+
 def test_every_frozen_axis_names_the_node_and_the_reason(command, small):
     rows = inspected(command, small)["frozen"]
     assert [(row["node"], row["op"], row["tensor"], row["axis"], row["size"]) for row in rows] == [

@@ -218,7 +218,7 @@ def test_damaged_images(tmp_path: Path):
     Image.fromarray(PIXELS[0]).save(tmp_path / "whole.jpg")
     jpeg = (tmp_path / "whole.jpg").read_bytes()
     contents = {"empty.png": b"", "cut.png": whole[: len(whole) // 2], "head.jpg": jpeg[:30], "text.bmp": b"BMhello",
-                "chunk.png": whole.replace(b"IDAT", b"I\x00AT"),
+                "chunk.png": whole[:36] + b"\0" + whole[37:],
                 "wrong.png": whole[:20] + b"\xff" * 20 + whole[40:]}  # fmt: skip
     for name, content in contents.items():
         folder = tmp_path / name.partition(".")[0]

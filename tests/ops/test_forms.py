@@ -1,7 +1,5 @@
 """Linear operators as matrix products: rows times matrix is what ONNX Runtime computes."""
 
-# ruff: noqa: E501 (ONNX text reads best on one line)
-
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest

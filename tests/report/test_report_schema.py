@@ -47,7 +47,7 @@ KEYS = {
     },
     "groups": [
         {
-            **dict.fromkeys(("name", "units", "removed", "exact", "frozen", "axes", "unit_size")),
+            **dict.fromkeys(("name", "units", "removed", "exact", "frozen", "axes", "unit_size", "blocks")),
             "links": [{"node": None, "op": None, "role": None, "axes": []}],
         }
     ],
