@@ -102,7 +102,7 @@ def inputs_among(options: Mapping[str, Any]) -> list[Path]:
     read = [*options.get("models", ()), *(options[name] for name in names if options.get(name) is not None)]
     settings = Path(options.get("preprocess") or "")
     scripts = [Path(str(path).rpartition(":")[0]) for path in read if ".py:" in str(path)]
-    return [*read, *scripts, *([settings] if settings.suffix in (".yaml", ".yml") else [])]
+    return [*read, *scripts, *([settings] if settings.suffix.lower() in (".yaml", ".yml") else [])]
 
 
 def machine(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -243,7 +243,7 @@ def test_dry_run_proves_nothing() -> None:
         ({"channels": -0.1}, UsageError, "--channels is -0.1"),
         ({"plan": "plan.json"}, UsageError, "exclude each other"),
         ({"channels": None, "round_to": "auto", "plan": "missing.json"}, UsageError, "missing.json"),
-        ({"score": "best"}, UsageError, "no score 'best': choose one of batchnorm"),
+        ({"score": "best"}, UsageError, "no score 'best': choose one of activation"),
         ({"allocation": "fair"}, UsageError, "no allocation 'fair'"),
         ({"target": "toaster"}, UsageError, "no target 'toaster'"),
         ({"round_to": 0}, UsageError, "--round-to is 0"),

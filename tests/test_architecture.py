@@ -29,7 +29,6 @@ SIDES = {
 NEVER = {
     "surgery": {"runtime", "data"},
     "channels": {"runtime", "data"},
-    "score": {"runtime"},
     "model": {"runtime", "data"},
 }
 

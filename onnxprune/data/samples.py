@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from onnxprune.runtime.session import InputSpec
 
 DataSource: TypeAlias = (
-    "str | os.PathLike[str] | np.ndarray | Mapping[str, np.ndarray] | Iterable[Mapping[str, np.ndarray]] | Samples"
+    "str | os.PathLike[str] | np.ndarray | Mapping[str, np.ndarray] | Iterable[Mapping[str, np.ndarray] | np.ndarray]"
+    " | Samples"
 )
 
 
@@ -138,6 +139,8 @@ def load_samples(
     if limit < 1:
         raise UsageError(f"the number of samples is {limit}, but must be at least 1")
     if isinstance(source, Samples):
+        if form is not None and form.preprocess.inputs:
+            raise UsageError("--preprocess is for arrays and files, but these samples were read before: leave it out")
         return source.draw(limit, seed)
     form = form or InputForm()
     steps = form.preprocess.for_inputs(specs)

@@ -96,3 +96,52 @@ def _linear(position: int, node: gs.Node, shapes: Mapping[str, tuple[int, ...]],
     if form is None or form.weight != slot or stored is None:
         return None
     return Linear(node_name(node), position, node, form, stored)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bias:
+    """A vector that is added to the result of an operator; without one, the operator gets it as its third input."""
+
+    node: gs.Node
+    vector: gs.Constant | None
+
+    def add(self, shift: Array, dtype: np.dtype) -> None:
+        """Adds a shift by channel."""
+        if self.vector is None:
+            name = f"{self.node.outputs[0].name}_bias"
+            while len(self.node.inputs) > 2:
+                self.node.inputs.pop()
+            self.node.inputs.append(gs.Constant(name, shift.astype(dtype)))
+            return
+        before = read_values(self.vector)
+        write_values(self.vector, (before + shift.reshape(before.shape)).astype(before.dtype))
+
+
+def bias_of(linear: Linear, holders: Holders) -> Bias | None:
+    """Returns where a shift of the result can be stored: in the operator, or in an Add that alone reads the result."""
+    node, width = linear.node, linear.matrix().shape[0] * linear.matrix().shape[2]
+    if node.op != "MatMul":
+        if float(node.attrs.get("beta", 1.0)) != 1.0:
+            return None
+        if len(node.inputs) < 3 or not node.inputs[2].name:
+            return Bias(node, None)
+        vector = holders.own(node.inputs[2])
+    else:
+        reader = only_reader(node)
+        if reader is None or reader.op != "Add" or linear.form.output != -1:
+            return None
+        vector = holders.own(other_summand(reader, node))
+        if vector is not None and tuple(vector.shape)[-1:] != (width,):
+            return None
+    return Bias(node, vector) if vector is not None and read_values(vector).size == width else None
+
+
+def only_reader(node: gs.Node) -> gs.Node | None:
+    """Returns the node that alone reads the result of another."""
+    readers = node.outputs[0].outputs
+    return readers[0] if len(readers) == 1 else None
+
+
+def other_summand(add: gs.Node, node: gs.Node) -> gs.Tensor:
+    """Returns what an Add adds to the result of a node."""
+    return add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]

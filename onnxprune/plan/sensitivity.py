@@ -7,9 +7,8 @@ import numpy as np
 
 from onnxprune.channels.groups import Channels
 from onnxprune.model.io import Graph, read_values
-from onnxprune.model.linear import Array, Holders, linear_nodes
+from onnxprune.model.linear import Array, Holders, bias_of, linear_nodes
 from onnxprune.plan.plan import lowest
-from onnxprune.recover.targets import bias_of
 from onnxprune.runtime.session import SessionOptions, open_session
 from onnxprune.runtime.walk import Feeds
 from onnxprune.score.obs import DAMPING

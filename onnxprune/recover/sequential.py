@@ -9,11 +9,11 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.model.graph import captured
 from onnxprune.model.io import Graph, read_values
-from onnxprune.model.linear import Array, Holders, Linear, linear_nodes
+from onnxprune.model.linear import Array, Holders, Linear, bias_of, linear_nodes
 from onnxprune.model.sizes import generic_shapes
 from onnxprune.recover.least_squares import Solution
 from onnxprune.recover.moments import Moments
-from onnxprune.recover.targets import Residual, bias_of, residual_of
+from onnxprune.recover.targets import Residual, residual_of
 from onnxprune.runtime.session import SessionOptions
 from onnxprune.runtime.walk import Feeds, Memory, Walk
 

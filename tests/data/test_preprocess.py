@@ -210,6 +210,13 @@ def test_integer_images_are_fed_as_floats_with_one_note():
     assert load_samples(PIXELS * 1.0, [IMAGE]).notes == ()
 
 
+def test_samples_that_were_read_are_not_prepared_again():
+    samples = load_samples(PIXELS * 1.0, [IMAGE])
+    assert load_samples(samples, [IMAGE], form=InputForm()).count == 6
+    with pytest.raises(UsageError, match="read before"):
+        load_samples(samples, [IMAGE], form=InputForm(parse_preprocess("mean=1")))
+
+
 def test_steps_are_for_inputs_of_the_model():
     two = [InputSpec("a", F32, ("N", 2)), InputSpec("b", F32, ("N", 2))]
     arrays = {"a": np.ones((3, 2), np.float32), "b": np.ones((3, 2), np.float32)}
