@@ -4,6 +4,7 @@ Some networks amplify rounding (deep ones with random weights, a softmax that is
 another order end up far apart in float32. In float64 the same amplification starts from errors 5e8 times smaller.
 """
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -33,9 +34,6 @@ OTHERWISE = {
     "RandomNormalLike", "RandomUniform", "RandomUniformLike",
 }  # fmt: skip
 """Operators that the reference computes in float32 or by another rule than ONNX Runtime, or whose results are drawn."""
-
-FLATTENED = {"Hardmax", "LogSoftmax", "Softmax"}
-"""Operators that flatten their input before opset 13, which the reference does not."""
 
 RECURRENT = {"GRU", "LSTM", "RNN"}
 SEQUENCE_LENGTHS = 4
@@ -86,8 +84,37 @@ class GroupNormalization(OpRun):  # type: ignore[misc,unused-ignore]
         return (rows.reshape(x.shape) * next(factors) + next(factors),)
 
 
+class Softmax(OpRun):  # type: ignore[misc,unused-ignore]
+    """Softmax before opset 13: over all axes from ``axis`` on, taken together."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, axis: int = 1) -> tuple[Array]:
+        weights = np.exp(_shifted(x, axis))
+        return ((weights / weights.sum(axis=1, keepdims=True)).reshape(x.shape),)
+
+
+class LogSoftmax(OpRun):  # type: ignore[misc,unused-ignore]
+    """The logarithm of Softmax before opset 13."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, axis: int = 1) -> tuple[Array]:
+        rows = _shifted(x, axis)
+        return ((rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))).reshape(x.shape),)
+
+
+def _shifted(x: Array, axis: int) -> Array:
+    """Returns the rows of which Softmax is taken, less their maxima."""
+    rows = x.reshape(math.prod(x.shape[: axis % x.ndim]), -1)
+    return np.asarray(rows - rows.max(axis=1, keepdims=True))
+
+
 OWN = [Erf, Gelu, GroupNormalization]
 """Operators that the reference rounds to float32."""
+
+FLATTENING = [LogSoftmax, Softmax]
+"""Operators that flatten their input before opset 13, which the reference does not."""
 
 
 def affordable(graph: Graph, feeds: Sequence[Feeds]) -> list[Feeds]:
@@ -123,12 +150,16 @@ def values(graph: Graph, feeds: Sequence[Feeds], names: Sequence[str]) -> list[d
     model = widen(to_proto(graph))
     opset = next((entry.version for entry in model.opset_import if not entry.domain), 1)
     unlike = next((node.op_type for node in _all_nodes(model.graph.node) if _is_computed_otherwise(node, opset)), None)
+    if opset < 13:
+        for node in _all_nodes(model.graph.node):  # the evaluator takes the default of the newest version
+            if node.op_type in ("LogSoftmax", "Softmax") and not node.attribute:
+                node.attribute.append(helper.make_attribute("axis", 1))
     if unlike is not None:
         raise CannotRepeatError(f"the ONNX reference evaluator does not compute {unlike} as ONNX Runtime does")
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            evaluator = ReferenceEvaluator(model, new_ops=OWN)
+            evaluator = ReferenceEvaluator(model, new_ops=OWN + (FLATTENING if opset < 13 else []))
             runs = [evaluator.run(list(names), {k: _wide(v) for k, v in feed.items()}) for feed in feeds]
     except Exception as error:  # of any kind: the reference raises what each operator happens to
         reason = (str(error).splitlines() or [""])[0].strip()[:200].rstrip(". ") or type(error).__name__
@@ -154,7 +185,7 @@ def _is_computed_otherwise(node: onnx.NodeProto, opset: int) -> bool:
     if node.op_type in RECURRENT:
         plain = all(item.name == "hidden_size" or item.s == b"forward" for item in node.attribute)
         return not plain or any(node.input[SEQUENCE_LENGTHS : SEQUENCE_LENGTHS + 1])
-    return node.op_type in OTHERWISE or (opset < 13 and node.op_type in FLATTENED)
+    return node.op_type in OTHERWISE or (opset < 13 and node.op_type == "Hardmax")
 
 
 def _all_nodes(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
