@@ -136,11 +136,26 @@ def _computed(graph: gs.Graph, node: gs.Node, values: dict[str, Array], shapes: 
     feeds.update((t.name, values[t.name]) for t in node.inputs if t.name in values)
     if any(tensor.name and tensor.name not in feeds for tensor in node.inputs):
         return []
+    for outputs in dict.fromkeys((len(node.outputs), _read_outputs(node))):
+        results = _evaluated(graph, node, feeds, outputs)
+        if results:
+            return results
+    return []
+
+
+def _read_outputs(node: gs.Node) -> int:
+    """Returns the number of outputs up to the last one that is read: BatchNormalization may name more than it makes."""
+    return max((place for place, tensor in enumerate(node.outputs, 1) if tensor.outputs), default=1)
+
+
+def _evaluated(graph: gs.Graph, node: gs.Node, feeds: dict[str, Array], outputs: int) -> list[Array]:
     from onnx.reference import ReferenceEvaluator
 
+    proto = node_proto(node)
+    del proto.output[outputs:]
     try:
         with np.errstate(all="ignore"):
-            found = ReferenceEvaluator(node_proto(node), opsets={"": opset_of(graph, "")}).run(None, feeds)
+            found = ReferenceEvaluator(proto, opsets={"": opset_of(graph, "")}).run(None, feeds)
         results = [np.asarray(result) for result in found]
         for result in results:
             numpy_helper.from_array(result)

@@ -22,9 +22,10 @@ STANDARDIZED = """
 TENSORS = "x:N,3,6,6 flat=1,8,27 middle=1,8,1 gain=8 shift=8 back={8,3,3,3} w2=5,8,1,1"
 
 
-def analyzed(tensors: str, text: str) -> tuple[onnx.ModelProto, Channels]:
+def analyzed(tensors: str, text: str, opset: int = 17) -> tuple[onnx.ModelProto, Channels]:
     """Returns a model with the single output y, and what analysis finds in it."""
-    proto = with_measured_outputs(model(tensors, text))
+    proto = model(tensors, text, opset)
+    proto = with_measured_outputs(proto) if opset > 13 else proto
     for output in [value for value in proto.graph.output if value.name != "y"]:
         proto.graph.output.remove(output)
     return proto, analyze(proto)
@@ -43,6 +44,15 @@ def assert_same(proto: onnx.ModelProto, channels: Channels) -> None:
 
 def test_standardized_weights_become_stored() -> None:
     proto, channels = analyzed(TENSORS, STANDARDIZED)
+    assert [node.op for node in channels.graph.nodes] == ["Reshape", "Conv", "Relu", "Conv"]
+    assert [group.units for group in channels.prunable] == [8]
+    assert_same(proto, channels)
+
+
+def test_standardized_weights_of_old_exports_become_stored() -> None:
+    """Before opset 14 a BatchNormalization with five outputs was in training, and runtimes compute the first alone."""
+    text = STANDARDIZED.replace("s, n, u = BatchNormalization<training_mode=1>", "s, n, u, i, j = BatchNormalization")
+    proto, channels = analyzed(TENSORS, text, 13)
     assert [node.op for node in channels.graph.nodes] == ["Reshape", "Conv", "Relu", "Conv"]
     assert [group.units for group in channels.prunable] == [8]
     assert_same(proto, channels)
