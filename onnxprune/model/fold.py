@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from onnxprune.model.graph import overridable
 from onnxprune.model.io import read_values
@@ -34,6 +34,9 @@ MIXING = {
 }  # fmt: skip
 """Operators that have a channel rule, but mix the elements of an axis: over stored tensors the rule would freeze it, or
 let a statistic follow channels that go. Operators without a rule are computed as well."""
+
+TRAINING_MODE = 14
+"""The opset in which BatchNormalization says by an attribute, no more by several outputs, that it is in training."""
 
 RANDOM = ("Bernoulli", "Dropout", "Multinomial", "Random")
 """How the names of operators begin whose results are drawn."""
@@ -136,26 +139,16 @@ def _computed(graph: gs.Graph, node: gs.Node, values: dict[str, Array], shapes: 
     feeds.update((t.name, values[t.name]) for t in node.inputs if t.name in values)
     if any(tensor.name and tensor.name not in feeds for tensor in node.inputs):
         return []
-    for outputs in dict.fromkeys((len(node.outputs), _read_outputs(node))):
-        results = _evaluated(graph, node, feeds, outputs)
-        if results:
-            return results
-    return []
-
-
-def _read_outputs(node: gs.Node) -> int:
-    """Returns the number of outputs up to the last one that is read: BatchNormalization may name more than it makes."""
-    return max((place for place, tensor in enumerate(node.outputs, 1) if tensor.outputs), default=1)
-
-
-def _evaluated(graph: gs.Graph, node: gs.Node, feeds: dict[str, Array], outputs: int) -> list[Array]:
+    proto, opset = node_proto(node), opset_of(graph, "")
+    if node.op == "BatchNormalization" and opset < TRAINING_MODE and len(proto.output) > 1:
+        proto.attribute.append(helper.make_attribute("training_mode", 1))
+        del proto.output[3:]
+        opset = TRAINING_MODE
     from onnx.reference import ReferenceEvaluator
 
-    proto = node_proto(node)
-    del proto.output[outputs:]
     try:
         with np.errstate(all="ignore"):
-            found = ReferenceEvaluator(proto, opsets={"": opset_of(graph, "")}).run(None, feeds)
+            found = ReferenceEvaluator(proto, opsets={"": opset}).run(None, feeds)
         results = [np.asarray(result) for result in found]
         for result in results:
             numpy_helper.from_array(result)

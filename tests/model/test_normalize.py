@@ -50,7 +50,7 @@ def test_standardized_weights_become_stored() -> None:
 
 
 def test_standardized_weights_of_old_exports_become_stored() -> None:
-    """Before opset 14 a BatchNormalization with five outputs was in training, and runtimes compute the first alone."""
+    """Before opset 14 a BatchNormalization with five outputs is in training: the statistics are its own."""
     text = STANDARDIZED.replace("s, n, u = BatchNormalization<training_mode=1>", "s, n, u, i, j = BatchNormalization")
     proto, channels = analyzed(TENSORS, text, 13)
     assert [node.op for node in channels.graph.nodes] == ["Reshape", "Conv", "Relu", "Conv"]
