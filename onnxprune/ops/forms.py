@@ -17,6 +17,11 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Index = NDArray[np.int64]
 
+LEAST_ROWS = 20_000
+"""Rows that are read where there are as many; more where an operator has more inputs."""
+
+ROWS_PER_INPUT = 10
+
 
 class Form(Protocol):
     """How a node multiplies."""
@@ -134,19 +139,10 @@ class Convolution:
         return inputs, outputs.reshape(len(chosen), self.groups, -1).transpose(1, 0, 2)
 
 
-@dataclass(frozen=True, slots=True)
-class TransposedConvolution:
+class TransposedConvolution(Convolution):
     """ConvTranspose: a convolution of the data with zeros between its elements by the flipped kernel."""
 
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    pads: tuple[int, ...]
-    dilations: tuple[int, ...]
-    groups: int
-    data: int = 0
-    weight: int = 1
-    channel: int = 1
-    output: int = 1
+    __slots__ = ()
 
     def matrix(self, weights: Array) -> Array:
         """Returns [g, C/g * kernel, O/g] of weights [C, O/g, kernel], the kernel flipped."""
@@ -159,10 +155,6 @@ class TransposedConvolution:
         split = matrix.reshape(self.groups, like.shape[0] // self.groups, *like.shape[2:], like.shape[1])
         flipped = np.moveaxis(split, -1, 2).reshape(like.shape)
         return np.ascontiguousarray(np.flip(flipped, tuple(range(2, like.ndim))), like.dtype)
-
-    def places(self, result: Array) -> int:
-        """Returns samples times positions."""
-        return int(result.size // result.shape[1])
 
     def rows(self, data: Array, result: Array, chosen: Index) -> tuple[Array, Array]:
         """Returns patches of the data with zeros between its elements."""
@@ -251,3 +243,16 @@ def _patches(
 def rows_per_channel(form: Form, weights: Sequence[int]) -> int:
     """Returns how many rows of the matrix belong to one channel of the data."""
     return 1 if isinstance(form, Product) else math.prod(weights[2:])
+
+
+def rows_per_run(inputs: int, runs: int) -> int:
+    """Returns how many rows of each run are enough for statistics over this many inputs."""
+    return -(-max(LEAST_ROWS, ROWS_PER_INPUT * inputs) // runs)
+
+
+def draw(form: Form, result: Array, share: int, random: np.random.Generator) -> Index:
+    """Returns the places of all rows of a result, or of ``share`` of them at random, in order."""
+    places = form.places(result)
+    if share >= places:
+        return np.arange(places)
+    return np.sort(random.choice(places, share, replace=False))

@@ -11,16 +11,12 @@ from onnxprune.model.graph import captured
 from onnxprune.model.io import Graph, read_values
 from onnxprune.model.linear import Array, Holders, Linear, bias_of, linear_nodes
 from onnxprune.model.sizes import generic_shapes
+from onnxprune.ops.forms import draw, rows_per_run
 from onnxprune.recover.least_squares import Solution
 from onnxprune.recover.moments import Moments
 from onnxprune.recover.targets import Residual, residual_of
 from onnxprune.runtime.session import SessionOptions
 from onnxprune.runtime.walk import Feeds, Memory, Walk
-
-LEAST_ROWS = 20_000
-"""Rows that are fitted where there are as many; more where there are more unknowns."""
-
-ROWS_PER_UNKNOWN = 10
 
 Method = Callable[[Moments, Moments, Array, Array], Solution]
 """Fits moments, judges by held-out ones, starts from a matrix [g, n, m] and a bias [g, m]."""
@@ -144,12 +140,9 @@ class _Sequence:
     def _moments(self, linear: Linear, goal: str, residual: Residual | None) -> tuple[Moments, Moments]:
         shape = linear.matrix().shape
         sums = Moments.empty(*shape), Moments.empty(*shape)
-        share = -(-max(LEAST_ROWS, ROWS_PER_UNKNOWN * shape[1]) // self._pruned.runs)
+        share = rows_per_run(shape[1], self._pruned.runs)
         for number, (data, target) in enumerate(self._pairs(linear, goal, residual)):
-            places = linear.form.places(target)
-            chosen = np.arange(places)
-            if share < places:
-                chosen = np.sort(self._random.choice(places, share, replace=False))
+            chosen = draw(linear.form, target, share, self._random)
             sums[number >= len(self._calibration.fitted)].add(*linear.form.rows(data, target, chosen))
         return sums
 

@@ -11,16 +11,11 @@ from onnxprune.channels.groups import Channels
 from onnxprune.data.samples import load_samples
 from onnxprune.model.io import to_proto
 from onnxprune.model.linear import Array, Holders, Linear, linear_nodes
-from onnxprune.ops.forms import rows_per_channel
+from onnxprune.ops.forms import draw, rows_per_channel, rows_per_run
 from onnxprune.runtime.session import SessionOptions, input_specs
 from onnxprune.runtime.walk import Feeds, Memory, Walk
 
 Index = NDArray[np.int64]
-
-LEAST_ROWS = 20_000
-"""Rows that are read where there are as many; more where there are more unknowns."""
-
-ROWS_PER_UNKNOWN = 10
 
 BATCH = 64
 """Samples in one run."""
@@ -109,12 +104,9 @@ def _owners(channels: Channels) -> Mapping[Axis, list[tuple[str, Index, Index]]]
 def _covariance(walk: Walk, linear: Linear, shape: tuple[int, ...], random: np.random.Generator) -> tuple[Array, Array]:
     groups, inputs, _ = shape
     squares, sums, count = np.zeros((groups, inputs, inputs)), np.zeros((groups, inputs)), 0
-    share = -(-max(LEAST_ROWS, ROWS_PER_UNKNOWN * inputs) // walk.runs)
+    share = rows_per_run(inputs, walk.runs)
     for data, result in zip(walk.values(linear.data), walk.values(linear.result), strict=True):
-        places = linear.form.places(result)
-        chosen = np.arange(places)
-        if share < places:
-            chosen = np.sort(random.choice(places, share, replace=False))
+        chosen = draw(linear.form, result, share, random)
         rows = linear.form.rows(data, result, chosen)[0].astype(np.float64)
         squares += rows.transpose(0, 2, 1) @ rows
         sums += rows.sum(axis=1)
