@@ -5,7 +5,8 @@ One call does everything::
     result = onnxprune.slim("model.onnx", channels=0.5, data="calibration.npz")
     result.save("model.slim.onnx")
 
-and the steps are here one by one: load, analyze, score, plan, apply, prove, validate, save.
+and the steps are here one by one: load, analyze, score, plan, apply, prove, recover,
+validate, save.
 """
 
 import importlib
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 # Rooms that share their name with a public function are loaded before it, or loading them later would hide it.
 import onnxprune.plan
+import onnxprune.recover
 import onnxprune.score
 import onnxprune.slim
 import onnxprune.validate  # noqa: F401
 
-del plan, score, slim, validate  # noqa: F821
+del plan, recover, score, slim, validate  # noqa: F821
 
 if TYPE_CHECKING:
     from onnxprune.channels.groups import analyze
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from onnxprune.commands.inspect import inspect
     from onnxprune.model.io import load, save, to_proto
     from onnxprune.plan.plan import Plan, plan
+    from onnxprune.recover.recover import recover
     from onnxprune.score.scores import score
     from onnxprune.slim import Recipe, Result, slim
     from onnxprune.surgery.slice import apply
@@ -34,13 +37,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "Plan": "plan.plan", "Recipe": "slim", "Result": "slim", "analyze": "channels.groups", "apply": "surgery.slice",
     "bench": "commands.bench", "compare": "commands.compare", "inspect": "commands.inspect", "load": "model.io",
-    "plan": "plan.plan", "prove": "validate.proof", "save": "model.io", "score": "score.scores", "slim": "slim",
+    "plan": "plan.plan", "prove": "validate.proof", "recover": "recover.recover",
+    "save": "model.io", "score": "score.scores", "slim": "slim",
     "to_proto": "model.io", "validate": "commands.compare",
 }  # fmt: skip
 
 __all__ = [
-    "Plan", "Recipe", "Result", "analyze", "apply", "bench", "compare", "inspect", "load", "plan", "prove", "save",
-    "score", "slim", "to_proto", "validate",
+    "Plan", "Recipe", "Result", "analyze", "apply", "bench", "compare", "inspect", "load", "plan", "prove", "recover",
+    "save", "score", "slim", "to_proto", "validate",
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ caller knows the argument.
 import math
 import numbers
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -46,6 +47,17 @@ def whole(value: object, what: str, least: int = 0) -> int:
 def count(value: object, what: str) -> int:
     """Returns a whole number from 1 on."""
     return whole(value, what, 1)
+
+
+def size(value: object, what: str) -> int:
+    """Returns bytes from a whole number or from text such as ``512MB`` or ``2GB``."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", str(value), re.IGNORECASE)
+    if isinstance(value, str) and found is not None:
+        return count(round(float(found[1]) * 1000 ** " kmgt".index(found[2].lower() or " ")), what)
+    try:
+        return count(value, what)
+    except UsageError as error:
+        raise UsageError(f"{what} {_is(value)}: give bytes, or a size such as 512MB or 2GB") from error
 
 
 def multiple(value: object, what: str) -> int | str:

@@ -194,7 +194,13 @@ def inspect(
 )
 @click.option("--plan", type=Path, metavar="FILE", help="Apply a stored plan.")
 @click.option("--save-plan", type=Path, metavar="FILE", help="Write the plan as JSON, replayable with --plan.")
-@click.option("--score", metavar="NAME", help="random, l1, l2 (default) or batchnorm.")
+@click.option(
+    "--score", metavar="NAME", help="random, l1, l2 (default), batchnorm; on samples: activation, variance, obs."
+)
+@click.option("--recover", metavar="NAME", help="Repair on samples: least-squares, statistics or bias (default: none).")
+@click.option(
+    "--max-memory", metavar="SIZE", default="2GB", show_default=True, help="For what samples make of a model."
+)
 @click.option("--allocation", metavar="NAME", help="uniform (default) or global.")
 @click.option(
     "--round-to",

@@ -42,7 +42,11 @@ class Recipe:
     allow_random: bool = False
     """Metrics, and what else is estimated from samples, may take random inputs where no samples are given."""
     score: str | None = None
-    """Criterion; L2 norm by default."""
+    """Criterion; L2 norm by default. ``activation``, ``variance`` and ``obs`` are measured on ``data``."""
+    recover: str | None = None
+    """Repair on ``data`` after the removal: ``least-squares``, ``statistics`` or ``bias``; none by default."""
+    max_memory: int | str = "2GB"
+    """Memory for what samples make of a model, in bytes or with a unit; the rest goes to files."""
     allocation: str | None = None
     """``uniform`` (the default) or ``global``."""
     round_to: int | str = "auto"
@@ -110,6 +114,8 @@ def slim(
     samples: int = 1024,
     allow_random: bool = False,
     score: str | None = None,
+    recover: str | None = None,
+    max_memory: int | str = "2GB",
     allocation: str | None = None,
     round_to: int | str = "auto",
     target: str = "ort-cpu",

@@ -32,6 +32,8 @@ class Inputs:
     samples: int
     random: bool
     notes: tuple[str, ...]
+    given: Samples | None = None
+    """Samples to estimate from, with the last fifth that is held out from every estimate."""
 
 
 def choose_inputs(proto: onnx.ModelProto, recipe: Recipe) -> Inputs:
@@ -52,7 +54,7 @@ def choose_inputs(proto: onnx.ModelProto, recipe: Recipe) -> Inputs:
         one = next(samples.batches(1))
         sizes = {name: tuple(int(size) for size in array.shape) for name, array in one.items()}
         proof = (many,) if samples.fixed_batch or stop - start == 1 else (many, one)
-        return Inputs(sizes, proof, one, verdict, stop - start, False, told)
+        return Inputs(sizes, proof, one, verdict, stop - start, False, told, samples)
     session = open_session(proto, SessionOptions(recipe.ep, recipe.threads, optimize=False))
     found = find_running_sizes(proto, overrides, session=session)
     first = random_feeds(proto, found.shapes, recipe.seed)

@@ -10,6 +10,7 @@ from onnxprune.arguments import optional
 from onnxprune.data.preprocess import Preprocess, parse_preprocess
 from onnxprune.errors import UsageError
 from onnxprune.plan.plan import Plan
+from onnxprune.recover.recover import method_of
 from onnxprune.slim import Recipe
 
 DECIDED = ("score", "allocation", "round_to", "include", "exclude")
@@ -32,6 +33,8 @@ def checked(recipe: Recipe) -> Recipe:
         samples=arguments.count(recipe.samples, "--samples"),
         allow_random=arguments.flag(recipe.allow_random, "--allow-random"),
         score=optional(arguments.word, recipe.score, "--score"),
+        recover=optional(arguments.word, recipe.recover, "--recover"),
+        max_memory=arguments.size(recipe.max_memory, "--max-memory"),
         allocation=optional(arguments.word, recipe.allocation, "--allocation"),
         round_to=arguments.multiple(recipe.round_to, "--round-to"),
         target=arguments.word(recipe.target, "--target"),
@@ -46,6 +49,8 @@ def checked(recipe: Recipe) -> Recipe:
         dry_run=arguments.flag(recipe.dry_run, "--dry-run"),
         external_root=optional(arguments.path, recipe.external_root, "--external-root"),
     )
+    if plain.recover not in (None, "none"):
+        method_of(plain.recover)
     _check_choice(plain)
     _check_samples(plain)
     return plain
@@ -69,6 +74,8 @@ def _check_samples(recipe: Recipe) -> None:
         raise UsageError(
             f"the metric {recipe.metric!r} needs samples: give --data or --eval, or --allow-random for random inputs"
         )
+    if recipe.recover not in (None, "none"):
+        raise UsageError(f"the repair {recipe.recover!r} is fitted to samples: give --data")
     if recipe.preprocess is not None:
         raise UsageError("--preprocess needs samples: give --data or --eval")
 

@@ -23,9 +23,12 @@ from onnxprune.model.cost import Cost, cost
 from onnxprune.model.inline import without_functions
 from onnxprune.model.io import read, to_proto
 from onnxprune.plan.plan import Plan, plan
+from onnxprune.recover.recover import calibration, method_of, repaired
+from onnxprune.recover.sequential import Calibration, Settings
 from onnxprune.report.build import counted_at, describe_side, environment_of, group_rows, node_rows
-from onnxprune.report.schema import Proof, Ratios, Report, Side
+from onnxprune.report.schema import Proof, Ratios, RecoveredLayer, Recovery, Report, Side
 from onnxprune.runtime.session import SessionOptions, check_provider
+from onnxprune.score.readings import Runs
 from onnxprune.score.scores import score
 from onnxprune.slim import Progress, Recipe, Result
 from onnxprune.surgery.gone import Removals
@@ -46,6 +49,7 @@ class Work:
     costs: tuple[Cost, Cost]
     inputs: Inputs
     evidence: Evidence
+    repairs: Recovery
 
 
 def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Result:
@@ -65,12 +69,13 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
         inexact = recipe.inexact or (stored is not None and bool(stored.options.get("inexact")))
         channels = analyze(graph, inputs.sizes, inexact=inexact)
     with watch.stage("plan"):
-        chosen = choose_plan(channels, recipe, stored)
+        runs = None if inputs.given is None else calibration(inputs.given, recipe.seed)
+        chosen = choose_plan(channels, recipe, stored, runs)
     with watch.stage("surgery"):
         sliced = slice_channels(channels, chosen.removals)
-        result = to_proto(sliced)
-        check_model(proto, result)
+        check_model(proto, to_proto(sliced))
     evidence = Evidence()
+    result, repairs = sliced, Recovery()
     if not recipe.dry_run:
         with watch.stage("prove"):
             exact = exact_removals(channels, chosen.removals)
@@ -80,14 +85,21 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
             if not (proof.passed and (preparation is None or preparation.passed)):
                 check_provable(channels, proto, inputs, options)
             check_proofs(proof, preparation)
+        if recipe.recover not in (None, "none") and runs is not None:
+            with watch.stage("recover"):
+                settings = Settings(method_of(recipe.recover), memory=int(recipe.max_memory), options=options)
+                result, layers = repaired(sliced, channels, chosen.removals, runs, settings)
+                rows = (RecoveredLayer(one.node, one.before, one.after, one.kept) for one in layers)
+                repairs = Recovery(recipe.recover, tuple(rows))
         with watch.stage("measure"):
-            evidence = measure_models((proto, result), inputs, recipe, watch)
+            evidence = measure_models((proto, to_proto(result)), inputs, recipe, watch)
             evidence.proof, evidence.preparation = proof, preparation
     costs = cost(graph, inputs.sizes), cost(sliced, inputs.sizes)
     path = Path(model) if isinstance(model, str | os.PathLike) else None
-    work = Work(path, recipe, channels, chosen.removals, (proto, result), costs, inputs, evidence)
+    small = to_proto(result)
+    work = Work(path, recipe, channels, chosen.removals, (proto, small), costs, inputs, evidence, repairs)
     report = build_report(work, watch.total())
-    return Result(result, report, chosen, not report.ratios.latency.slower, graph.external)
+    return Result(small, report, chosen, not report.ratios.latency.slower, graph.external)
 
 
 def stored_plan(recipe: Recipe) -> Plan | None:
@@ -99,14 +111,16 @@ def stored_plan(recipe: Recipe) -> Plan | None:
     return recipe.plan if recipe.plan is None or isinstance(recipe.plan, Plan) else Plan.load(recipe.plan)
 
 
-def choose_plan(channels: Channels, recipe: Recipe, stored: Plan | None) -> Plan:
-    """Returns the stored plan, or a new one.
+def choose_plan(channels: Channels, recipe: Recipe, stored: Plan | None, runs: Calibration | None = None) -> Plan:
+    """Returns the stored plan, or a new one; scores that are measured take the runs that may be fitted.
 
     Raises:
         PlanError: the stored plan does not fit, or nothing can be removed.
     """
     if stored is None:
-        scores = score(channels, recipe.score, seed=recipe.seed)
+        options = SessionOptions(recipe.ep, recipe.threads)
+        data = None if runs is None else Runs(runs.fitted, int(recipe.max_memory), options, recipe.seed)
+        scores = score(channels, recipe.score or "l2", data, seed=recipe.seed)
         return plan(
             channels, scores, recipe.channels or 0.0, recipe.round_to, recipe.allocation or "uniform", recipe.target,
             recipe.include, recipe.exclude,
@@ -142,6 +156,7 @@ def build_report(work: Work, seconds: dict[str, float]) -> Report:
         ratios=Ratios.between(sides[0], sides[1], evidence.ratio),
         fidelity=evidence.fidelity,
         proof=proof,
+        recovery=work.repairs,
         input_shapes=counted_at(work.channels.graph, inputs.sizes),
         groups=group_rows(work.channels, work.removals),
         nodes=node_rows(work.costs, evidence.per_node),

@@ -105,16 +105,19 @@ class _Sequence:
             if linear.result in self._known and linear.data in changed
         }
         self.found: list[Repaired] = []
+        self._active: set[str] = set()
 
     def repair(self, name: str) -> None:
         """Repairs an operator, after those that make what its result is added to."""
         linear = self.waiting.pop(name, None)
         if linear is None:
             return
+        self._active.add(name)
         residual = self._residual(linear)
         if residual is not None:
-            for above in [result for result in self.waiting if result in self._above(residual.other)]:
+            for above in self._unsolved(residual.other):
                 self.repair(above)
+        self._active.remove(name)
         wanted = [linear.data] if residual is None else [linear.data, residual.other]
         goal = name if residual is None else residual.total
         self._pruned.reach(wanted)
@@ -157,11 +160,19 @@ class _Sequence:
             yield data, target
 
     def _residual(self, linear: Linear) -> Residual | None:
-        """Returns the sum to fit, where the other summand does not wait for this operator."""
+        """Returns the sum to fit, where the other summand can be computed first.
+
+        Of two branches that are both to be repaired the shorter one comes first, and is fitted to its own target.
+        """
         found = residual_of(linear, self._holders) if self._settings.residual else None
-        if found is None or found.total not in self._known or linear.result in self._above(found.other):
+        if found is None or found.total not in self._known or self._active & self._above(found.other):
             return None
-        return found
+        return found if len(self._unsolved(found.other)) <= 1 else None
+
+    def _unsolved(self, name: str) -> list[str]:
+        """Returns what is to be repaired above a tensor, in graph order."""
+        above = self._above(name)
+        return [result for result in self.waiting if result in above]
 
     def _above(self, name: str) -> set[str]:
         """Returns a tensor and all that it is computed from."""

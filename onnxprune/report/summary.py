@@ -270,8 +270,15 @@ def metric_notice(report: Report) -> Notice | None:
     level = "bad" if drop / scale >= _DROPS[2] else ("warn" if drop / scale >= _DROPS[1] else "info")
     verb = "fell" if higher_is_better(name) else "rose"
     label = metric_label(name)
-    text = f"{label} {verb} from {units.metric(name, old)} to {units.metric(name, new)}: no repair was applied."
+    text = f"{label} {verb} from {units.metric(name, old)} to {units.metric(name, new)}: {_repair(report)}."
     return Notice(level, text[0].upper() + text[1:])
+
+
+def _repair(report: Report) -> str:
+    layers = report.recovery.layers
+    if report.recovery.method is None:
+        return "no repair was applied"
+    return f"{report.recovery.method} repaired {sum(layer.kept for layer in layers)} of {len(layers)} operators"
 
 
 def _latency_notice(report: Report) -> Notice | None:

@@ -10,7 +10,7 @@ from onnxprune.model.io import load
 from onnxprune.recover.least_squares import shift, solve, statistics
 from onnxprune.recover.matching import find_removals
 from onnxprune.recover.moments import Moments
-from onnxprune.recover.recover import recover
+from onnxprune import recover
 from onnxprune.runtime.session import SessionOptions, open_session
 from onnxprune.surgery.slice import slice_channels
 
@@ -86,3 +86,29 @@ def test_models_that_do_not_belong_together() -> None:
         find_removals(channels, small)
     with pytest.raises(UsageError, match="there is no repair 'magic'"):
         recover(small, proto, np.zeros((4, 3, 8, 8), np.float32), "magic")
+
+
+BRANCHES = (
+    "x:N,3,8,8 w=12,3,3,3 s=12,12,1,1 w1=12,12,3,3 w2=12,12,3,3 b=12 w3=10,12",
+    "i = Conv<pads=[1,1,1,1]>(x, w) a = Relu(i) k = Conv(a, s) c = Conv<pads=[1,1,1,1]>(a, w1) r = Relu(c) "
+    "d = Conv<pads=[1,1,1,1]>(r, w2, b) t = Add(d, k) q = Relu(t) p = GlobalAveragePool(q) f = Flatten(p) y = Gemm<transB=1>(f, w3)",
+)
+
+
+@pytest.mark.parametrize("order", ["shortcut first", "main branch first"])
+def test_two_branches_of_a_sum_are_repaired(order: str) -> None:
+    """Each is a summand of the other's target: the shorter one comes first."""
+    tensors, text = BRANCHES
+    if order == "main branch first":
+        text = text.replace("k = Conv(a, s) ", "").replace("t = Add", "k = Conv(a, s) t = Add")
+    proto = model(tensors, text)
+    channels = op.analyze(proto)
+    small = slice_channels(channels, dict(op.plan(channels, op.score(channels), 0.3, round_to=1).removals))
+    x = np.random.default_rng(0).standard_normal((96, 3, 8, 8), np.float32)
+    other = {"x": np.random.default_rng(1).standard_normal((64, 3, 8, 8), np.float32)}
+    expected = open_session(proto, SessionOptions(threads=1)).run(other)["y"]
+    errors = [
+        float(np.square(open_session(graph, SessionOptions(threads=1)).run(other)["y"] - expected).mean())
+        for graph in (small, recover(small, proto, x))
+    ]
+    assert errors[1] < 0.3 * errors[0]
