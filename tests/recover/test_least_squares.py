@@ -5,12 +5,12 @@ import pytest
 from onnx_text import model
 
 import onnxprune as op
+from onnxprune import recover
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.model.io import load
 from onnxprune.recover.least_squares import shift, solve, statistics
 from onnxprune.recover.matching import find_removals
 from onnxprune.recover.moments import Moments
-from onnxprune import recover
 from onnxprune.runtime.session import SessionOptions, open_session
 from onnxprune.surgery.slice import slice_channels
 
@@ -91,7 +91,8 @@ def test_models_that_do_not_belong_together() -> None:
 BRANCHES = (
     "x:N,3,8,8 w=12,3,3,3 s=12,12,1,1 w1=12,12,3,3 w2=12,12,3,3 b=12 w3=10,12",
     "i = Conv<pads=[1,1,1,1]>(x, w) a = Relu(i) k = Conv(a, s) c = Conv<pads=[1,1,1,1]>(a, w1) r = Relu(c) "
-    "d = Conv<pads=[1,1,1,1]>(r, w2, b) t = Add(d, k) q = Relu(t) p = GlobalAveragePool(q) f = Flatten(p) y = Gemm<transB=1>(f, w3)",
+    "d = Conv<pads=[1,1,1,1]>(r, w2, b) t = Add(d, k) q = Relu(t) "
+    "p = GlobalAveragePool(q) f = Flatten(p) y = Gemm<transB=1>(f, w3)",
 )
 
 
