@@ -35,15 +35,11 @@ class Runs:
 class Reading:
     """One product that reads units of a group: ``rows[i]`` of its inputs belong to ``units[i]``.
 
-    ``covariance`` is [n, n], ``means`` [n], ``weights`` [n, m], ``energy`` the variance of everything that the operator
-    computes. The product is number ``part`` of the operator that writes ``result``.
+    ``covariance`` is [n, n], ``weights`` [n, m], ``energy`` the variance of everything that the operator computes.
     """
 
     group: str
-    result: str
-    part: int
     covariance: Array
-    means: Array
     weights: Array
     units: Index
     rows: Index
@@ -68,15 +64,14 @@ def readings(channels: Channels, runs: Runs) -> Iterator[Reading]:
             continue
         matrix = linear.matrix()
         walk.reach([linear.data, linear.result])
-        covariance, means = _covariance(walk, linear, matrix.shape, random)
+        covariance = _covariance(walk, linear, matrix.shape, random)
         walk.release([linear.data, linear.result])
         energy = float(np.einsum("gim,gij,gjm->", matrix, covariance, matrix))
         for name, members, units in owned:
             for part in range(len(matrix)):
                 found = _rows(linear, matrix.shape, part, members, units)
                 if found is not None:
-                    moments = covariance[part], means[part], matrix[part]
-                    yield Reading(name, linear.result, part, *moments, *found, energy)
+                    yield Reading(name, covariance[part], matrix[part], *found, energy)
 
 
 def runs_of(channels: Channels, data: object, seed: int, memory: int) -> Runs:
@@ -101,7 +96,7 @@ def _owners(channels: Channels) -> Mapping[Axis, list[tuple[str, Index, Index]]]
     return found
 
 
-def _covariance(walk: Walk, linear: Linear, shape: tuple[int, ...], random: np.random.Generator) -> tuple[Array, Array]:
+def _covariance(walk: Walk, linear: Linear, shape: tuple[int, ...], random: np.random.Generator) -> Array:
     groups, inputs, _ = shape
     squares, sums, count = np.zeros((groups, inputs, inputs)), np.zeros((groups, inputs)), 0
     share = rows_per_run(inputs, walk.runs)
@@ -112,7 +107,7 @@ def _covariance(walk: Walk, linear: Linear, shape: tuple[int, ...], random: np.r
         sums += rows.sum(axis=1)
         count += chosen.size
     means = sums / max(count, 1)
-    return np.asarray(squares / max(count, 1) - means[:, :, None] * means[:, None]), means
+    return np.asarray(squares / max(count, 1) - means[:, :, None] * means[:, None])
 
 
 def _rows(
