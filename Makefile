@@ -24,8 +24,8 @@ demo: $(READY) ## Prune models/resnet.onnx by half, into demo/
 	  '* Half of the channels are gone, so about three quarters of the weights and of the multiply-accumulates are.' \
 	  '* The remaining weights were fitted to the original on unlabelled images, without training: without that repair' \
 	  '  one answer in six would be right.' \
-	  '* The proof line says that the surgery was right: the file computes what the original computes with the removed' \
-	  '  channels set to zero where they are summed. It says nothing about accuracy.' \
+	  '* The proof line says that the surgery was right: before the repair, the file computes what the original computes' \
+	  '  with the removed channels set to zero where they are summed. It says nothing about accuracy.' \
 	  '* The latency is that of this machine, both models measured in turns.' \
 	  '* The model is demo/resnet.slim.onnx, the report demo/report.html (also .md and .json), the plan demo/plan.json.'
 
