@@ -68,14 +68,14 @@ def _check_choice(recipe: Recipe) -> None:
 
 
 def _check_samples(recipe: Recipe) -> None:
+    if recipe.recover not in (None, "none") and recipe.data is None:
+        raise UsageError(f"the repair {recipe.recover!r} is fitted to samples: give --data")
     if recipe.data is not None or recipe.eval is not None:
         return
     if recipe.metric is not None and not recipe.allow_random:
         raise UsageError(
             f"the metric {recipe.metric!r} needs samples: give --data or --eval, or --allow-random for random inputs"
         )
-    if recipe.recover not in (None, "none"):
-        raise UsageError(f"the repair {recipe.recover!r} is fitted to samples: give --data")
     if recipe.preprocess is not None:
         raise UsageError("--preprocess needs samples: give --data or --eval")
 

@@ -68,6 +68,15 @@ def captured(body: gs.Graph) -> set[str]:
     return names - inner
 
 
+def read_by(node: gs.Node) -> set[str]:
+    """Returns the names of the computed tensors that a node and its bodies read."""
+    names = {tensor.name for tensor in node.inputs if tensor.name and not isinstance(tensor, gs.Constant)}
+    for value in node.attrs.values():
+        if isinstance(value, gs.Graph):
+            names |= captured(value)
+    return names
+
+
 def overridable(graph: gs.Graph) -> set[str]:
     """Returns the initializers that are also graph inputs, which callers may override from IR version 4 on."""
     origin = getattr(graph, "origin", None)

@@ -39,6 +39,13 @@ class Moments:
         """Number of rows."""
         return float(self.gram[0, -1, -1])
 
+    def fixed(self, bias: Array) -> "Moments":
+        """Returns the sums for ``y - bias`` with means of zero, so that nothing fitted to them adds a shift."""
+        gram, cross = self.gram.copy(), self.cross - self.gram[:, -1, :, None] * bias[:, None]
+        energy = self.energy - 2 * bias * self.cross[:, -1] + self.count * np.square(bias)
+        gram[:, -1, :-1] = gram[:, :-1, -1] = cross[:, -1] = 0
+        return Moments(gram, cross, energy)
+
     @property
     def variance(self) -> float:
         """Sum of the variances of y."""

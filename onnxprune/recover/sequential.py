@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.model.graph import captured
+from onnxprune.model.graph import read_by
 from onnxprune.model.io import Graph, read_values
 from onnxprune.model.linear import Array, Holders, Linear, bias_of, linear_nodes
 from onnxprune.model.sizes import generic_shapes
@@ -128,15 +128,16 @@ class _Sequence:
         self._fit(linear, fitted, held_out)
 
     def _fit(self, linear: Linear, fitted: Moments, held_out: Moments) -> None:
-        matrix, bias = linear.matrix(), _own_bias(linear)
+        matrix, bias, spread = linear.matrix(), _own_bias(linear), held_out.variance
+        place = bias_of(linear, self._holders)
+        if place is None:  # a shift could not be stored
+            fitted, held_out, bias = fitted.fixed(bias), held_out.fixed(bias), np.zeros_like(bias)
         found = self._settings.method(fitted, held_out, matrix, bias)
-        spread = held_out.variance
         self.found.append(Repaired(linear.name, found.before / spread, found.after / spread))
         if not found.better:
             return
         linear.write(found.matrix)
         shift = (found.bias - bias).reshape(-1)
-        place = bias_of(linear, self._holders)
         if place is not None and shift.any():
             place.add(shift, read_values(linear.stored).dtype)
 
@@ -183,7 +184,7 @@ class _Sequence:
             if one not in seen:
                 seen.add(one)
                 node = self._producers.get(one)
-                waiting += _reads(node) if node is not None else ()
+                waiting += read_by(node) if node is not None else ()
         return seen
 
 
@@ -202,14 +203,6 @@ def _changed(graph: Graph, left: Correspondence) -> set[str]:
     """Returns the tensors that lack channels, and those that are computed from them."""
     changed: set[str] = set()
     for node in graph.nodes:
-        if not changed.isdisjoint(_reads(node)) or any(left.fewer(tensor.name) for tensor in node.outputs):
+        if not changed.isdisjoint(read_by(node)) or any(left.fewer(tensor.name) for tensor in node.outputs):
             changed.update(tensor.name for tensor in node.outputs)
     return changed
-
-
-def _reads(node: gs.Node) -> set[str]:
-    names = {tensor.name for tensor in node.inputs if tensor.name}
-    for value in node.attrs.values():
-        if isinstance(value, gs.Graph):
-            names |= captured(value)
-    return names

@@ -17,7 +17,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from onnxprune.model.graph import captured
+from onnxprune.model.graph import read_by
 from onnxprune.model.io import Graph
 from onnxprune.model.sizes import generic_shapes
 from onnxprune.runtime.session import SessionOptions, open_session
@@ -74,7 +74,7 @@ class Walk:
             self._kept[tensor.name] = [memory.keep(np.asarray(feed[tensor.name])) for feed in feeds]
         self._producer = {tensor.name: node for node in graph.nodes for tensor in node.outputs if tensor.name}
         self._order = {id(node): place for place, node in enumerate(graph.nodes)}
-        self._reads = {id(node): _reads(node) for node in graph.nodes}
+        self._reads = {id(node): read_by(node) for node in graph.nodes}
         self._waiting: dict[str, int] = {}
         for node in graph.nodes:
             for name in self._reads[id(node)]:
@@ -157,11 +157,3 @@ class Walk:
             values = session.run({name: self._kept[name][run] for name in sources}, list(results))
             for name, value in values.items():
                 self._kept.setdefault(name, []).append(self._memory.keep(value))
-
-
-def _reads(node: gs.Node) -> set[str]:
-    names = {tensor.name for tensor in node.inputs if tensor.name and not isinstance(tensor, gs.Constant)}
-    for value in node.attrs.values():
-        if isinstance(value, gs.Graph):
-            names |= captured(value)
-    return names

@@ -63,3 +63,8 @@ def test_little_memory_gives_the_same_model(command, small, samples, tmp_path):
 )
 def test_what_cannot_be_repaired_is_one_sentence(command, small, words, options):
     command.refuses(2, words, "slim", small, "--channels", 0.5, *options)
+
+
+def test_samples_for_the_verdict_alone_do_not_repair(command, small, samples):
+    options = ("--eval", samples, "--recover", "least-squares")
+    command.refuses(2, "give --data", "slim", small, "--channels", 0.5, *options)

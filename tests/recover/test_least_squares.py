@@ -11,7 +11,9 @@ from onnxprune.model.io import load
 from onnxprune.recover.least_squares import shift, solve, statistics
 from onnxprune.recover.matching import find_removals
 from onnxprune.recover.moments import Moments
+from onnxprune.recover.sequential import Calibration, Settings, repair
 from onnxprune.runtime.session import SessionOptions, open_session
+from onnxprune.surgery.gone import Gone
 from onnxprune.surgery.slice import slice_channels
 
 NET = (
@@ -113,3 +115,35 @@ def test_two_branches_of_a_sum_are_repaired(order: str) -> None:
         for graph in (small, recover(small, proto, x))
     ]
     assert errors[1] < 0.3 * errors[0]
+
+
+def test_an_operator_that_cannot_store_a_shift_is_judged_without_it() -> None:
+    """Nothing adds a vector to the product, so a fitted mean would be lost, and the outputs be worse."""
+    text = "a = MatMul(x, w) r = Relu(a) c = MatMul(r, v) q = Relu(c) y = MatMul(q, u)"
+    proto = model("x:N,8 w=8,24 v=24,16 u=16,5", text)
+    channels = op.analyze(proto)
+    small = slice_channels(channels, dict(op.plan(channels, op.score(channels), 0.5, round_to=1).removals))
+    x = np.random.default_rng(0).standard_normal((400, 8), np.float32) + 1
+    runs = Calibration([{"x": x[:300]}], [{"x": x[300:]}])
+    left = Gone(channels, find_removals(channels, small))
+    repaired, found = repair(small, channels.graph, left, runs, Settings(shift))
+    assert [one.kept for one in found] == [False, False]
+    better, found = repair(small, channels.graph, left, runs, Settings(solve))
+    other = {"x": np.random.default_rng(1).standard_normal((400, 8), np.float32) + 1}
+    options = SessionOptions(threads=1)
+    expected, before, same, after = (
+        open_session(graph, options).run(other)["y"] for graph in (proto, small, repaired, better)
+    )
+    np.testing.assert_array_equal(same, before)
+    ratio = np.square(after - expected).mean() / expected.var()
+    assert ratio < 0.8 * np.square(before - expected).mean() / expected.var()
+    assert all(one.kept for one in found)
+
+
+def test_moments_without_a_shift_are_those_of_the_rest() -> None:
+    rng = np.random.default_rng(0)
+    x, y, matrix = rng.standard_normal((2, 30, 4)), rng.standard_normal((2, 30, 3)), rng.standard_normal((2, 4, 3))
+    bias = rng.standard_normal((2, 3))
+    whole = Moments.empty(2, 4, 3)
+    whole.add(x, y)
+    assert whole.fixed(bias).error(matrix, np.zeros((2, 3))) == pytest.approx(whole.error(matrix, bias), rel=1e-9)
