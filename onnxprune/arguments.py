@@ -60,6 +60,31 @@ def size(value: object, what: str) -> int:
         raise UsageError(f"{what} {_is(value)}: give bytes, or a size such as 512MB or 2GB") from error
 
 
+def amount_of_macs(value: object, what: str) -> float:
+    """Returns what may stay of the multiply-accumulates, as :func:`amount` does; the unit is MAC."""
+    return amount(value, what, "mac", "3GMAC")
+
+
+def amount_of_parameters(value: object, what: str) -> float:
+    """Returns what may stay of the parameters, as :func:`amount` does."""
+    return amount(value, what, "param", "10M")
+
+
+def amount(value: object, what: str, unit: str, example: str) -> float:
+    """Returns a fraction above 0 and up to 1, or an absolute number above 1, from a number or from text with a unit."""
+    found = re.fullmatch(rf"\s*(\d*\.?\d+(?:e\d+)?)\s*([kmg]?)({unit}s?)?\s*", str(value), re.IGNORECASE)
+    number = _number(value)
+    if isinstance(value, str) and found is not None:
+        number = float(found[1]) * 1000 ** " kmg".index(found[2].lower() or " ")
+        if (found[2] or found[3]) and number < 2:
+            number = None  # nothing can be so small, and below 1 it would read as a fraction
+    if number is None or not 0 < number < math.inf:
+        raise UsageError(
+            f"{what} {_is(value)}: give a fraction of the original such as 0.5, or a number like {example}"
+        )
+    return number
+
+
 def multiple(value: object, what: str) -> int | str:
     """Returns ``auto`` or a whole number from 1 on."""
     if isinstance(value, str) and value == "auto":

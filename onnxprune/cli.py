@@ -192,16 +192,24 @@ def inspect(
 @click.option(
     "--channels", type=float, metavar="RATIO", help="Remove this fraction (0 <= RATIO < 1) of the prunable channels."
 )
+@click.option("--max-macs", metavar="X", help="Or: keep at most this of the MACs, a fraction or such as 3GMAC.")
+@click.option("--max-params", metavar="X", help="Or: keep at most this of the parameters, a fraction or such as 10M.")
 @click.option("--plan", type=Path, metavar="FILE", help="Apply a stored plan.")
 @click.option("--save-plan", type=Path, metavar="FILE", help="Write the plan as JSON, replayable with --plan.")
 @click.option(
-    "--score", metavar="NAME", help="random, l1, l2 (default), batchnorm; on samples: activation, variance, obs."
+    "--score",
+    metavar="NAME",
+    help="l2 (default), l1, batchnorm, random; with samples obs (default), activation, variance.",
 )
-@click.option("--recover", metavar="NAME", help="Repair on samples: least-squares, statistics or bias (default: none).")
+@click.option("--recover", metavar="NAME", help="Repair on samples: least-squares (default), statistics, bias or none.")
 @click.option(
     "--max-memory", metavar="SIZE", default="2GB", show_default=True, help="For what samples make of a model."
 )
-@click.option("--allocation", metavar="NAME", help="uniform (default) or global.")
+@click.option(
+    "--allocation",
+    metavar="NAME",
+    help="uniform (default), global, per-mac, measured; with samples the best of them by default.",
+)
 @click.option(
     "--round-to",
     type=RoundTo(),
@@ -247,6 +255,7 @@ def inspect(
     "--allow-random", is_flag=True, help="Without samples, take metrics on seeded random inputs; the report says so."
 )
 @click.option("--no-latency", is_flag=True, help="Skip timing.")
+@click.option("--strict", is_flag=True, help="Write nothing where a budget is missed.")
 @click.option("--dry-run", is_flag=True, help="Plan and count; write nothing.")
 @click.option("--force", is_flag=True, help="Replace existing files.")
 @shapes_option
@@ -277,13 +286,13 @@ def slim(
     check_outputs(written, reports, inputs_among({"model": model, "evaluation": evaluation, **options}), force=force)
     with bar(quiet=quiet) as progress:
         result = run(model, eval=evaluation, input_shape=dict(input_shape), progress=progress, **options)
-    if not options["dry_run"]:
+    if not options["dry_run"] and (result.met or not options["strict"]):
         result.save(target, overwrite=force)
         click.get_current_context().obj["written"] = True
     if save_plan is not None:
         write_text(save_plan, result.plan.to_json())
     deliver(result.report, as_json=as_json, reports=reports, quiet=quiet)
-    if not result.better:
+    if not (result.better and result.met):
         raise SystemExit(NOT_BETTER)
 
 

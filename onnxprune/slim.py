@@ -26,6 +26,10 @@ class Recipe:
 
     channels: float | None = None
     """Fraction of the prunable units to remove, 0 <= channels < 1."""
+    max_macs: float | str | None = None
+    """Instead: what may stay of the multiply-accumulates, a fraction or a number such as ``3GMAC``."""
+    max_params: float | str | None = None
+    """Instead, or too: what may stay of the parameters, a fraction or a number such as ``10M``."""
     plan: Plan | str | os.PathLike[str] | None = None
     """A plan to apply instead, or the path of a saved one."""
     data: Any = None
@@ -42,13 +46,13 @@ class Recipe:
     allow_random: bool = False
     """Metrics, and what else is estimated from samples, may take random inputs where no samples are given."""
     score: str | None = None
-    """Criterion; L2 norm by default. ``activation``, ``variance`` and ``obs`` are measured on ``data``."""
+    """``obs`` with ``data``, ``l2`` without; or ``l1``, ``batchnorm``, ``random``, ``activation``, ``variance``."""
     recover: str | None = None
-    """Repair on ``data`` after the removal: ``least-squares``, ``statistics`` or ``bias``; none by default."""
+    """Repair after the removal: ``least-squares`` by default with ``data``; ``statistics``, ``bias`` or ``none``."""
     max_memory: int | str = "2GB"
     """Memory for what samples make of a model, in bytes or with a unit; the rest goes to files."""
     allocation: str | None = None
-    """``uniform`` (the default) or ``global``."""
+    """``uniform``, ``global``, ``per-mac`` or ``measured``; by default with ``data`` the best of them, else uniform."""
     round_to: int | str = "auto"
     """Multiple for the channels that stay, or ``auto``."""
     target: str = "ort-cpu"
@@ -69,6 +73,8 @@ class Recipe:
     """Threads to measure with; the available cores by default."""
     no_latency: bool = False
     """Skip timing."""
+    strict: bool = False
+    """Write nothing where a budget is missed; the result says so in ``met``."""
     dry_run: bool = False
     """Plan and count only: no proof, no timing."""
     external_root: str | os.PathLike[str] | None = None
@@ -79,13 +85,14 @@ class Recipe:
 class Result:
     """The smaller model, what was found on the way, and the plan that replays it.
 
-    ``better`` is false where the result was measured to be slower than the original.
+    ``better`` is false where the result was measured to be slower than the original, ``met`` where it exceeds a budget.
     """
 
     model: onnx.ModelProto
     report: Report
     plan: Plan
     better: bool = True
+    met: bool = True
     external: bool = False
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -106,6 +113,8 @@ def slim(
     model: object,
     channels: float | None = None,
     *,
+    max_macs: float | str | None = None,
+    max_params: float | str | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
     data: Any = None,
     eval: Any = None,
@@ -127,6 +136,7 @@ def slim(
     ep: str = "cpu",
     threads: int | None = None,
     no_latency: bool = False,
+    strict: bool = False,
     dry_run: bool = False,
     external_root: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,

@@ -19,11 +19,8 @@ from onnxprune.channels.price import overpriced
 from onnxprune.channels.units import Units, find_units
 from onnxprune.model.inline import without_functions
 from onnxprune.model.io import load
-from onnxprune.model.normalize import normalize
-from onnxprune.model.shapes import Shape, Shapes, ShapeWalk, node_name
-from onnxprune.model.sizes import generic_shapes
-from onnxprune.model.states import drop_zero_states
-from onnxprune.model.untie import untie
+from onnxprune.model.normalize import prepare
+from onnxprune.model.shapes import Shape, Shapes, node_name
 from onnxprune.ops import operator
 
 INTEGERS = {2, 3, 4, 5, 6, 7, 8, 9, 12, 13}
@@ -127,11 +124,7 @@ def analyze(
         ModelError: the model cannot be read.
     """
     graph = without_functions(load(model))
-    drop_zero_states(graph)
-    untie(graph)
-    shapes, inputs = generic_shapes(graph, sizes)
-    if normalize(graph, shapes):
-        shapes = ShapeWalk(graph, inputs).run()
+    shapes, inputs = prepare(graph, sizes)
     found = collect(graph, shapes, boundary=boundary)
     stored = _stored(graph, shapes) | (set() if boundary else set(inputs))
     groups, grids = _groups(found, stored, _producers(graph), inexact=inexact)

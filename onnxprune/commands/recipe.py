@@ -13,7 +13,7 @@ from onnxprune.plan.plan import Plan
 from onnxprune.recover.recover import method_of
 from onnxprune.slim import Recipe
 
-DECIDED = ("score", "allocation", "round_to", "include", "exclude")
+DECIDED = ("max_macs", "max_params", "score", "allocation", "round_to", "include", "exclude")
 """Options that a plan has decided already."""
 
 
@@ -27,6 +27,8 @@ def checked(recipe: Recipe) -> Recipe:
     plain = replace(
         recipe,
         channels=optional(arguments.fraction, recipe.channels, "--channels"),
+        max_macs=optional(arguments.amount_of_macs, recipe.max_macs, "--max-macs"),
+        max_params=optional(arguments.amount_of_parameters, recipe.max_params, "--max-params"),
         plan=plan if isinstance(plan, Plan) else optional(arguments.path, plan, "--plan"),
         metric=optional(arguments.word, recipe.metric, "--metric"),
         preprocess=optional(parse_preprocess, recipe.preprocess, "--preprocess"),
@@ -46,6 +48,7 @@ def checked(recipe: Recipe) -> Recipe:
         ep=arguments.word(recipe.ep, "--ep"),
         threads=optional(arguments.count, recipe.threads, "--threads"),
         no_latency=arguments.flag(recipe.no_latency, "--no-latency"),
+        strict=arguments.flag(recipe.strict, "--strict"),
         dry_run=arguments.flag(recipe.dry_run, "--dry-run"),
         external_root=optional(arguments.path, recipe.external_root, "--external-root"),
     )
@@ -57,10 +60,18 @@ def checked(recipe: Recipe) -> Recipe:
 
 
 def _check_choice(recipe: Recipe) -> None:
-    if recipe.channels is None and recipe.plan is None:
-        raise UsageError("nothing is asked for: give --channels R (the fraction of channels to remove) or --plan FILE")
+    budget = recipe.max_macs is not None or recipe.max_params is not None
+    if recipe.channels is None and recipe.plan is None and not budget:
+        raise UsageError(
+            "nothing is asked for: give --channels R (the fraction of channels to remove), --max-macs X or "
+            "--max-params X (what may stay), or --plan FILE"
+        )
     if recipe.channels is not None and recipe.plan is not None:
         raise UsageError("--channels and --plan exclude each other: a plan says already what goes")
+    if recipe.channels is not None and budget:
+        raise UsageError(
+            "--channels and --max-macs or --max-params exclude each other: give what goes, or what may stay"
+        )
     defaults = {item.name: item.default for item in fields(Recipe)}
     for name in DECIDED if recipe.plan is not None else ():
         if getattr(recipe, name) != defaults[name]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 
 from onnxprune.channels.groups import Channels, analyze
+from onnxprune.commands.choose import Choice, choose_plan, missed, repair_name
 from onnxprune.commands.evidence import (
     Evidence,
     check_model,
@@ -21,17 +22,14 @@ from onnxprune.commands.recipe import checked, shown
 from onnxprune.commands.stopwatch import Stopwatch
 from onnxprune.model.cost import Cost, cost
 from onnxprune.model.inline import without_functions
-from onnxprune.model.io import read, to_proto
-from onnxprune.plan.plan import Plan, plan
+from onnxprune.model.io import Graph, read, to_proto
+from onnxprune.plan.plan import Plan
 from onnxprune.recover.recover import calibration, method_of, repaired
-from onnxprune.recover.sequential import Calibration, Settings
+from onnxprune.recover.sequential import Settings
 from onnxprune.report.build import counted_at, describe_side, environment_of, group_rows, node_rows
 from onnxprune.report.schema import Proof, Ratios, RecoveredLayer, Recovery, Report, Side
 from onnxprune.runtime.session import SessionOptions, check_provider
-from onnxprune.score.readings import Runs
-from onnxprune.score.scores import score
 from onnxprune.slim import Progress, Recipe, Result
-from onnxprune.surgery.gone import Removals
 from onnxprune.surgery.slice import slice_channels
 from onnxprune.validate.prepared import prove_preparation
 from onnxprune.validate.proof import prove
@@ -44,7 +42,7 @@ class Work:
     path: Path | None
     recipe: Recipe
     channels: Channels
-    removals: Removals
+    choice: Choice
     models: tuple[onnx.ModelProto, onnx.ModelProto]
     costs: tuple[Cost, Cost]
     inputs: Inputs
@@ -69,8 +67,10 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
         inexact = recipe.inexact or (stored is not None and bool(stored.options.get("inexact")))
         channels = analyze(graph, inputs.sizes, inexact=inexact)
     with watch.stage("plan"):
-        runs = None if inputs.given is None else calibration(inputs.given, recipe.seed)
-        chosen = choose_plan(channels, recipe, stored, runs)
+        whole = cost(graph, inputs.sizes)
+        choice = Choice(stored) if stored is not None else choose_plan(channels, recipe, inputs.given, whole)
+        chosen = choice.plan
+        chosen.check(channels)
     with watch.stage("surgery"):
         sliced = slice_channels(channels, chosen.removals)
         check_model(proto, to_proto(sliced))
@@ -85,21 +85,33 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
             if not (proof.passed and (preparation is None or preparation.passed)):
                 check_provable(channels, proto, inputs, options)
             check_proofs(proof, preparation)
-        if recipe.recover not in (None, "none") and runs is not None:
-            with watch.stage("recover"):
-                settings = Settings(method_of(recipe.recover), memory=int(recipe.max_memory), options=options)
-                result, layers = repaired(sliced, channels, chosen.removals, runs, settings)
-                rows = (RecoveredLayer(one.node, one.before, one.after, one.kept) for one in layers)
-                repairs = Recovery(recipe.recover, tuple(rows))
+        with watch.stage("recover"):
+            result, repairs = recovered(sliced, channels, chosen, recipe, inputs)
         with watch.stage("measure"):
             evidence = measure_models((proto, to_proto(result)), inputs, recipe, watch)
             evidence.proof, evidence.preparation = proof, preparation
-    costs = cost(graph, inputs.sizes), cost(sliced, inputs.sizes)
+    costs = whole, cost(result, inputs.sizes)
     path = Path(model) if isinstance(model, str | os.PathLike) else None
     small = to_proto(result)
-    work = Work(path, recipe, channels, chosen.removals, (proto, small), costs, inputs, evidence, repairs)
+    work = Work(path, recipe, channels, choice, (proto, small), costs, inputs, evidence, repairs)
     report = build_report(work, watch.total())
-    return Result(small, report, chosen, not report.ratios.latency.slower, graph.external)
+    met = not missed(recipe, *costs)
+    return Result(small, report, chosen, not report.ratios.latency.slower, met, graph.external)
+
+
+def recovered(
+    sliced: Graph, channels: Channels, chosen: Plan, recipe: Recipe, inputs: Inputs
+) -> tuple[Graph, Recovery]:
+    """Returns the repaired graph, where a repair is asked for and there are samples, and what became of its layers."""
+    name = repair_name(recipe)
+    if name == "none" or inputs.given is None:
+        return sliced, Recovery()
+    options = SessionOptions(recipe.ep, recipe.threads)
+    settings = Settings(method_of(name), memory=int(recipe.max_memory), options=options)
+    runs = calibration(inputs.given, recipe.seed)
+    result, layers = repaired(sliced, channels, chosen.removals, runs, settings)
+    rows = (RecoveredLayer(one.node, one.before, one.after, one.kept) for one in layers)
+    return result, Recovery(name, tuple(rows))
 
 
 def stored_plan(recipe: Recipe) -> Plan | None:
@@ -109,24 +121,6 @@ def stored_plan(recipe: Recipe) -> Plan | None:
         UsageError: its file cannot be read.
     """
     return recipe.plan if recipe.plan is None or isinstance(recipe.plan, Plan) else Plan.load(recipe.plan)
-
-
-def choose_plan(channels: Channels, recipe: Recipe, stored: Plan | None, runs: Calibration | None = None) -> Plan:
-    """Returns the stored plan, or a new one; scores that are measured take the runs that may be fitted.
-
-    Raises:
-        PlanError: the stored plan does not fit, or nothing can be removed.
-    """
-    if stored is None:
-        options = SessionOptions(recipe.ep, recipe.threads)
-        data = None if runs is None else Runs(runs.fitted, int(recipe.max_memory), options, recipe.seed)
-        scores = score(channels, recipe.score or "l2", data, seed=recipe.seed)
-        return plan(
-            channels, scores, recipe.channels or 0.0, recipe.round_to, recipe.allocation or "uniform", recipe.target,
-            recipe.include, recipe.exclude,
-        )  # fmt: skip
-    stored.check(channels)
-    return stored
 
 
 def build_report(work: Work, seconds: dict[str, float]) -> Report:
@@ -140,7 +134,9 @@ def build_report(work: Work, seconds: dict[str, float]) -> Report:
     proof = Proof()
     if evidence.proof is not None:
         found = evidence.proof
-        inexact = tuple(group.name for group in work.channels.groups if group.name in work.removals and not group.exact)
+        inexact = tuple(
+            group.name for group in work.channels.groups if group.name in work.choice.plan.removals and not group.exact
+        )
         proof = Proof(
             True, found.max_abs, found.relative, found.passed, inexact, found.limit, inputs.samples, inputs.random,
             found.float64,
@@ -157,10 +153,16 @@ def build_report(work: Work, seconds: dict[str, float]) -> Report:
         fidelity=evidence.fidelity,
         proof=proof,
         recovery=work.repairs,
+        allocations=work.choice.rivals,
         input_shapes=counted_at(work.channels.graph, inputs.sizes),
-        groups=group_rows(work.channels, work.removals),
+        groups=group_rows(work.channels, work.choice.plan.removals),
         nodes=node_rows(work.costs, evidence.per_node),
-        warnings=inputs.notes + uncounted(work.costs[0]) + _warnings(sides, evidence, proof),
+        warnings=(
+            *inputs.notes,
+            *uncounted(work.costs[0]),
+            *missed(recipe, *work.costs),
+            *_warnings(sides, evidence, proof),
+        ),
         seconds=seconds,
         latency_samples=evidence.times,
     )

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from onnxprune.model.graph import overridable
+from onnxprune.model.graph import captured, overridable
 from onnxprune.model.io import read_values
 from onnxprune.model.shapes import Shapes, node_name, node_proto, opset_of, stored_tensor
 from onnxprune.ops import operator
@@ -68,6 +68,32 @@ def fold(graph: gs.Graph, shapes: Shapes, kept: set[str]) -> bool:
                 values.pop(tensor.name, None)
     remove(graph, dropped)
     return bool(dropped)
+
+
+def store_moved(graph: gs.Graph) -> None:
+    """Stores what Identity and Transpose make of stored tensors that nothing else reads, in place."""
+    kept = {tensor.name for tensor in graph.outputs} | overridable(graph)
+    for node in graph.nodes:
+        for body in node.attrs.values():
+            kept |= captured(body) if isinstance(body, gs.Graph) else set()
+    dropped: set[int] = set()
+    for node in graph.nodes:
+        if node.op not in ("Identity", "Transpose") or node.domain not in (None, "", "ai.onnx"):
+            continue
+        source, result = node.inputs[0], node.outputs[0]
+        values = _content(source)
+        if values is None or len(source.outputs) > 1 or not kept.isdisjoint((source.name, result.name)):
+            continue
+        _store(node, [values.transpose(node.attrs.get("perm")) if node.op == "Transpose" else values])
+        dropped.add(id(node))
+        drop_unread([source], kept, dropped)
+    remove(graph, dropped)
+
+
+def _content(tensor: gs.Tensor) -> Array | None:
+    if isinstance(tensor, gs.Constant):
+        return read_values(tensor)
+    return stored_tensor(tensor.inputs[0]) if tensor.inputs else None
 
 
 def drop_unread(tensors: Sequence[gs.Tensor], kept: set[str], dropped: set[int]) -> None:

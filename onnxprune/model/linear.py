@@ -1,5 +1,6 @@
 """The linear operators of a graph that have weights of their own, as matrix products."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -10,21 +11,25 @@ from numpy.typing import NDArray
 from onnxprune.model.graph import stored_tensors
 from onnxprune.model.io import read_values, write_values
 from onnxprune.model.shapes import Shapes, node_name
-from onnxprune.ops.forms import Form, form_of
+from onnxprune.ops.forms import Form, Scaling, form_of, scaling_of
 
 Array = NDArray[np.float64]
-OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Linear:
-    """An operator that multiplies rows of its data with stored weights that no other operator reads."""
+    """An operator that multiplies rows of its data with stored weights that no other operator reads.
+
+    ``added`` is what it adds to the result, if anything.
+    """
 
     name: str
     position: int
     node: gs.Node
     form: Form
     stored: gs.Constant
+    added: gs.Constant | None
 
     @property
     def data(self) -> str:
@@ -37,6 +42,11 @@ class Linear:
         return str(self.node.outputs[0].name)
 
     @property
+    def scales(self) -> bool:
+        """Whether it scales channel by channel, as BatchNormalization does, and mixes none."""
+        return isinstance(self.form, Scaling)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the weights."""
         return tuple(self.stored.shape)
@@ -44,6 +54,14 @@ class Linear:
     def matrix(self) -> Array:
         """Returns the weights as [groups, n, m]."""
         return self.form.matrix(read_values(self.stored)).astype(np.float64)
+
+    def bias(self) -> Array:
+        """Returns what is added to the result, [groups, m]."""
+        groups, _, outputs = self.matrix().shape
+        if self.added is None:
+            return np.zeros((groups, outputs))
+        vector = read_values(self.added).reshape(-1) * float(self.node.attrs.get("beta", 1.0))
+        return np.broadcast_to(vector, groups * outputs).reshape(groups, outputs).astype(np.float64)
 
     def write(self, matrix: Array) -> None:
         """Stores a matrix [groups, n, m]."""
@@ -87,26 +105,45 @@ def _linear(position: int, node: gs.Node, shapes: Mapping[str, tuple[int, ...]],
         return None
     if any(tensor.name not in shapes for tensor in (*node.inputs[:2], node.outputs[0])):
         return None
+    form = _form(node, shapes, holders)
+    stored = None if form is None else holders.own(node.inputs[form.weight])
+    if form is None or stored is None:
+        return None
+    if len(node.inputs) < 3 or not node.inputs[2].name:
+        return Linear(node_name(node), position, node, form, stored, None)
+    added, width = holders.get(node.inputs[2]), shapes[node.outputs[0].name][form.output]
+    size = 0 if added is None else math.prod(added.shape)
+    if added is None or (size != 1 and not size == width == added.shape[-1]):
+        return None  # it is computed, or not the same everywhere
+    return Linear(node_name(node), position, node, form, stored, added)
+
+
+def _form(node: gs.Node, shapes: Mapping[str, tuple[int, ...]], holders: Holders) -> Form | None:
+    if node.op == "BatchNormalization":
+        held = [holders.get(tensor) for tensor in node.inputs[1:5]]
+        return scaling_of(node, [None if one is None else read_values(one) for one in held])
     slot = next((slot for slot in (1, 0) if holders.get(node.inputs[slot]) is not None), None)
     if slot is None:
         return None
     data, weights = node.inputs[1 - slot], node.inputs[slot]
     form = form_of(node, shapes[data.name], shapes[weights.name], shapes[node.outputs[0].name])
-    stored = holders.own(weights)
-    if form is None or form.weight != slot or stored is None:
-        return None
-    return Linear(node_name(node), position, node, form, stored)
+    return form if form is not None and form.weight == slot else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bias:
-    """A vector that is added to the result of an operator; without one, the operator gets it as its third input."""
+    """A vector that is added to the result of an operator; without one, the operator gets it as its third input.
+
+    ``factor`` is what the operator multiplies it with.
+    """
 
     node: gs.Node
     vector: gs.Constant | None
+    factor: float = 1.0
 
     def add(self, shift: Array, dtype: np.dtype) -> None:
         """Adds a shift by channel."""
+        shift = shift / self.factor
         if self.vector is None:
             name = f"{self.node.outputs[0].name}_bias"
             while len(self.node.inputs) > 2:
@@ -119,12 +156,12 @@ class Bias:
 
 def bias_of(linear: Linear, holders: Holders) -> Bias | None:
     """Returns where a shift of the result can be stored: in the operator, or in an Add that alone reads the result."""
-    node, width = linear.node, linear.matrix().shape[0] * linear.matrix().shape[2]
+    node, width, factor = linear.node, linear.bias().size, float(linear.node.attrs.get("beta", 1.0))
     if node.op != "MatMul":
-        if float(node.attrs.get("beta", 1.0)) != 1.0:
+        if factor == 0:
             return None
         if len(node.inputs) < 3 or not node.inputs[2].name:
-            return Bias(node, None)
+            return Bias(node, None, factor)
         vector = holders.own(node.inputs[2])
     else:
         reader = only_reader(node)
@@ -133,7 +170,7 @@ def bias_of(linear: Linear, holders: Holders) -> Bias | None:
         vector = holders.own(other_summand(reader, node))
         if vector is not None and tuple(vector.shape)[-1:] != (width,):
             return None
-    return Bias(node, vector) if vector is not None and read_values(vector).size == width else None
+    return Bias(node, vector, factor) if vector is not None and read_values(vector).size == width else None
 
 
 def only_reader(node: gs.Node) -> gs.Node | None:

@@ -7,6 +7,7 @@
 """
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -14,8 +15,24 @@ from numpy.typing import NDArray
 
 from onnxprune.model.fold import drop_unread, fold, remove
 from onnxprune.model.graph import captured
-from onnxprune.model.shapes import Shapes, node_name
+from onnxprune.model.shapes import Shape, Shapes, ShapeWalk, node_name
+from onnxprune.model.sizes import generic_shapes
+from onnxprune.model.states import drop_zero_states
+from onnxprune.model.untie import untie
 from onnxprune.model.writes import replace_whole_writes
+
+
+def prepare(graph: gs.Graph, sizes: Mapping[str, Shape] | None = None) -> tuple[Shapes, dict[str, Shape]]:
+    """Edits the graph in place, and returns its shapes and the input sizes that they follow from.
+
+    Args:
+        graph: A graph without functions.
+        sizes: Input sizes by name; free dimensions get sizes that suit the graph.
+    """
+    drop_zero_states(graph)
+    untie(graph)
+    shapes, inputs = generic_shapes(graph, sizes)
+    return (ShapeWalk(graph, inputs).run() if normalize(graph, shapes) else shapes), inputs
 
 
 def normalize(graph: gs.Graph, shapes: Shapes) -> bool:

@@ -61,23 +61,18 @@ class Form(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """``x @ w`` or Gemm: rows are vectors along the last dimension of the data (the one before it for ``w @ x``)."""
+    """``x @ w``, ``w @ x`` or Gemm: rows are vectors along the summed dimension of the data, -1 or -2.
+
+    ``transposed`` are weights [m, n], and ``scale`` is what the product is multiplied with.
+    """
 
     data: int
     weight: int
     transposed: bool = False
     scale: float = 1.0
+    channel: int = -1
+    output: int = -1
     groups: int = 1
-
-    @property
-    def channel(self) -> int:
-        """The summed dimension of the data."""
-        return -1 if self.data == 0 else -2
-
-    @property
-    def output(self) -> int:
-        """The channel dimension of the result."""
-        return self.channel
 
     def matrix(self, weights: Array) -> Array:
         """Returns the weights as [1, n, m]."""
@@ -95,11 +90,44 @@ class Product:
 
     def rows(self, data: Array, result: Array, chosen: Index) -> tuple[Array, Array]:
         """Returns vectors."""
-        inputs, outputs = np.moveaxis(data, self.channel, -1), np.moveaxis(result, self.output, -1)
-        return (
-            inputs.reshape(-1, inputs.shape[-1])[chosen][None],
-            outputs.reshape(-1, outputs.shape[-1])[chosen][None],
-        )
+        return _vectors(data, self.channel, chosen)[None], _vectors(result, self.output, chosen)[None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scaling:
+    """BatchNormalization as a product for every channel, of one row and one column: what is normalized, times the gain.
+
+    ``mean`` and ``deviation`` are stored statistics, so that rows times matrix plus the stored shift is the result.
+    """
+
+    mean: Array
+    deviation: Array
+    data: int = 0
+    weight: int = 1
+    channel: int = 1
+    output: int = 1
+
+    @property
+    def groups(self) -> int:
+        """Number of channels."""
+        return int(self.mean.size)
+
+    def matrix(self, weights: Array) -> Array:
+        """Returns the gains [C] as [C, 1, 1]."""
+        return weights[:, None, None]
+
+    def weights(self, matrix: Array, like: Array) -> Array:
+        """Returns [C]."""
+        return np.ascontiguousarray(matrix.reshape(like.shape), like.dtype)
+
+    def places(self, result: Array) -> int:
+        """Returns samples times positions."""
+        return int(result.size // result.shape[1])
+
+    def rows(self, data: Array, result: Array, chosen: Index) -> tuple[Array, Array]:
+        """Returns normalized numbers."""
+        inputs = (_vectors(data, 1, chosen).astype(np.float64) - self.mean) / self.deviation
+        return inputs.T[:, :, None], _vectors(result, 1, chosen).T[:, :, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +205,7 @@ def form_of(node: gs.Node, data: Sequence[int], weights: Sequence[int], result: 
     """Returns the form of a node that reads its stored weights at slot 1 (or 0), ``None`` where it has none.
 
     Args:
-        node: Conv, ConvTranspose, Gemm or MatMul.
+        node: Conv, ConvTranspose, Gemm or MatMul; BatchNormalization has its form from :func:`scaling_of`.
         data: Shape of the data.
         weights: Shape of the weights.
         result: Shape of the result.
@@ -187,14 +215,29 @@ def form_of(node: gs.Node, data: Sequence[int], weights: Sequence[int], result: 
     if node.op == "Gemm" and len(weights) == 2:
         scale = float(node.attrs.get("alpha", 1.0))
         stored_right = isinstance(node.inputs[0], gs.Variable)
-        if stored_right and not node.attrs.get("transA", 0) and scale != 0:
-            return Product(0, 1, bool(node.attrs.get("transB", 0)), scale)
+        if stored_right and scale != 0:
+            channel = -2 if node.attrs.get("transA", 0) else -1
+            return Product(0, 1, bool(node.attrs.get("transB", 0)), scale, channel)
     if node.op == "MatMul" and len(weights) == 2 and len(data) > 1:
         left = (
             len(result) > 1 and not isinstance(node.inputs[1], gs.Constant) and isinstance(node.inputs[0], gs.Constant)
         )
-        return Product(1, 0, True) if left else Product(0, 1)
+        return Product(1, 0, True, 1.0, -2, -2) if left else Product(0, 1)
     return None
+
+
+def scaling_of(node: gs.Node, vectors: Sequence[Array | None]) -> Scaling | None:
+    """Returns the form of a BatchNormalization from gain, shift, mean and variance, where all are stored by channel.
+
+    In training the statistics would be those of the data.
+    """
+    if node.op != "BatchNormalization" or node.attrs.get("training_mode", 0) or len(node.outputs) > 1:
+        return None
+    stored = [vector.astype(np.float64) for vector in vectors if vector is not None and vector.ndim == 1]
+    if len(stored) != 4:
+        return None
+    variance = stored[3] + float(node.attrs.get("epsilon", 1e-5))
+    return Scaling(stored[2], np.sqrt(variance)) if variance.min(initial=np.inf) > 0 else None
 
 
 def _convolution(node: gs.Node, data: Sequence[int], weights: Sequence[int], result: Sequence[int]) -> Form:
@@ -218,6 +261,12 @@ def _convolution(node: gs.Node, data: Sequence[int], weights: Sequence[int], res
         pads = (*first, *(total - one for total, one in zip(totals, first, strict=True)))
     kind = TransposedConvolution if transposed else Convolution
     return kind(kernel, strides, pads, dilations, groups)
+
+
+def _vectors(values: Array, dim: int, chosen: Index) -> Array:
+    """Returns the chosen vectors along a dimension, [R, length]."""
+    along = np.moveaxis(values, dim, -1)
+    return np.asarray(along.reshape(-1, along.shape[-1])[chosen])
 
 
 def _padded(values: Array, pads: Sequence[int]) -> Array:

@@ -19,7 +19,9 @@ from onnxprune.channels.facts import SPATIAL, Axis
 from onnxprune.channels.groups import ChannelGroup, Channels
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.model.shapes import node_name
-from onnxprune.plan.rounding import block, kept
+from onnxprune.plan.allocation import Task, allocate
+from onnxprune.plan.demand import Demand
+from onnxprune.plan.rounding import block
 from onnxprune.plan.select import select
 from onnxprune.score.scores import Scores, Vector
 
@@ -121,52 +123,58 @@ class Plan:
 def plan(
     channels: Channels,
     scores: Scores,
-    ratio: float,
+    ratio: float | None = None,
     round_to: int | str = "auto",
     allocation: str = "uniform",
     target: str = "ort-cpu",
     include: Sequence[str] | str = (),
     exclude: Sequence[str] | str = (),
+    *,
+    max_macs: float | str | None = None,
+    max_params: float | str | None = None,
+    losses: Mapping[str, Vector] | None = None,
 ) -> Plan:
-    """Returns which units go: the lowest scores of every group, or of all groups together.
+    """Returns which units go: the lowest scores of every group, as many as the allocation gives it.
 
     Args:
         channels: Analysis of the model.
         scores: Importance of its units.
-        ratio: Fraction of the prunable units to remove, 0 <= ratio < 1.
+        ratio: Fraction of the prunable units to remove, 0 <= ratio < 1; counts that stay are rounded to the nearest.
         round_to: Multiple for the channels that stay, or ``auto`` for what the target likes.
-        allocation: ``uniform`` (the same fraction everywhere) or ``global`` (one threshold for all groups).
+        allocation: ``uniform`` (the same fraction everywhere), ``global`` (the lowest scores of all groups),
+            ``per-mac`` (the lowest for what they save) or ``measured`` (the smallest ``losses`` for what they save).
         target: ``ort-cpu``, ``ort-cuda``, ``tensorrt`` or ``generic``.
         include: Selectors; only groups that one of them matches.
         exclude: Selectors; no group that one of them matches.
+        max_macs: Instead of a ratio, what may stay of the multiply-accumulates: a fraction, or text as ``3GMAC``.
+        max_params: The same of the parameters, such as ``0.5`` or ``10M``.
+        losses: For ``measured``: what the outputs lose when the first 0, 1, 2, ... units of a group are gone.
 
     Raises:
         UsageError: an option is out of range.
         SelectorError: a selector matches nothing.
         PlanError: nothing can be removed.
     """
-    ratio, round_to = arguments.fraction(ratio, "the pruning ratio"), arguments.multiple(round_to, "--round-to")
+    round_to, target = arguments.multiple(round_to, "--round-to"), arguments.word(target, "--target")
     include, exclude = arguments.patterns(include, "--include"), arguments.patterns(exclude, "--exclude")
-    target = arguments.word(target, "--target")
-    if allocation not in ("uniform", "global"):
-        raise UsageError(f"there is no allocation {allocation!r}: choose uniform or global")
+    demand = Demand.of(ratio, max_macs, max_params)
     groups = select(channels, include, exclude)
     if not groups:
         raise PlanError(why_nothing(channels))
-    counts = _uniform(groups, ratio) if allocation == "uniform" else _globally(groups, scores, ratio)
-    removals: dict[str, tuple[int, ...]] = {}
-    for group in groups:
-        wanted = counts[group.name]
-        stay = kept(group, wanted, block(group, round_to, target)) if wanted < group.units else group.units
-        if stay < group.units:
-            removals[group.name] = lowest(group, scores.values[group.name], group.units - stay)
-    if not removals and ratio > 0:
+    blocks = [block(group, round_to, target) for group in groups]
+    removed = allocate(Task(channels, groups, blocks, scores, losses), allocation, demand)
+    removals = {
+        group.name: lowest(group, scores.values[group.name], int(count))
+        for group, count in zip(groups, removed, strict=True)
+        if count
+    }
+    if not removals and demand.asks:
         raise PlanError(
-            f"rounding leaves nothing to remove from {len(groups)} groups at ratio {ratio}: "
-            "raise the ratio or lower --round-to"
+            f"rounding leaves nothing to remove from {len(groups)} groups at {demand}: "
+            "ask for more, or lower --round-to"
         )
     options = {
-        "ratio": ratio, "score": scores.name, "allocation": allocation, "round_to": round_to, "target": target,
+        **demand.options(), "score": scores.name, "allocation": allocation, "round_to": round_to, "target": target,
         "include": list(include), "exclude": list(exclude),
         "inexact": any(not group.exact and group.name in removals for group in groups),
     }  # fmt: skip
@@ -181,19 +189,6 @@ def lowest(group: ChannelGroup, values: Vector, count: int) -> tuple[int, ...]:
         order = order[np.argsort(group.blocks[order], kind="stable")].reshape(group.block_count, -1)
         order = order[:, : count // group.block_count].ravel()
     return tuple(np.sort(order[:count]).tolist())
-
-
-def _uniform(groups: Sequence[ChannelGroup], ratio: float) -> dict[str, float]:
-    return {group.name: group.units * (1 - ratio) for group in groups}
-
-
-def _globally(groups: Sequence[ChannelGroup], scores: Scores, ratio: float) -> dict[str, float]:
-    """One threshold over the normalized scores of all groups."""
-    pooled = np.concatenate([scores.values[group.name] for group in groups])
-    goes = np.zeros(pooled.size, bool)
-    goes[np.argsort(pooled, kind="stable")[: round(pooled.size * ratio)]] = True
-    ends = np.cumsum([group.units for group in groups])[:-1]
-    return {g.name: float(g.units - part.sum()) for g, part in zip(groups, np.split(goes, ends), strict=True)}
 
 
 def _weights(channels: Channels, removals: Mapping[str, tuple[int, ...]]) -> tuple[tuple[str, int, Positions], ...]:

@@ -6,13 +6,21 @@ Networks) and Luo et al. 2017 (ThiNet).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxprune.recover.moments import Array, Moments
 
+Mask = NDArray[np.bool_]
+
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Candidates for the ridge, as fractions of the mean variance of an input."""
+
+STEPS = 200
+TOLERANCE = 1e-5
+"""Conjugate gradients end there, or where the residual is this fraction of what it was."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,8 +38,25 @@ class Solution:
         return self.after < self.before
 
 
+class Method(Protocol):
+    """A way of repair."""
+
+    def __call__(
+        self, fitted: Moments, held_out: Moments, matrix: Array, bias: Array, free: Mask | None = None, /
+    ) -> Solution:
+        """Fits moments and judges by held-out ones.
+
+        Starts from a matrix [g, n, m] and a bias [g, m]; the matrix changes only where it is ``free``.
+        """
+
+
 def solve(
-    fitted: Moments, held_out: Moments, matrix: Array, bias: Array, strengths: Sequence[float] = STRENGTHS
+    fitted: Moments,
+    held_out: Moments,
+    matrix: Array,
+    bias: Array,
+    free: Mask | None = None,
+    strengths: Sequence[float] = STRENGTHS,
 ) -> Solution:
     """Returns the best of several ridge solutions, judged on held-out rows.
 
@@ -40,6 +65,7 @@ def solve(
         held_out: Moments of other rows.
         matrix: What the operator has now, [g, n, m]; the ridge pulls toward it.
         bias: What it adds now, [g, m].
+        free: Where the matrix may change, [g, n, m]; everywhere by default.
         strengths: Strengths of the ridge to try.
     """
     covariance, cross, x_mean, y_mean = fitted.centered()
@@ -51,7 +77,7 @@ def solve(
     for strength in strengths:
         ridge = np.maximum(strength * scale, np.finfo(np.float64).tiny)
         damped = covariance + ridge[:, None, None] * np.eye(covariance.shape[1])
-        found = matrix + _solved(damped, gap)
+        found = matrix + (_solved(damped, gap) if free is None else _solved_where(free, damped, gap))
         offset = y_mean - np.einsum("gi,gim->gm", x_mean, found)
         error = held_out.error(found, offset)
         if error < best.after:
@@ -59,10 +85,10 @@ def solve(
     return best if best.better else Solution(matrix, bias, before, before)
 
 
-def statistics(fitted: Moments, held_out: Moments, matrix: Array, bias: Array) -> Solution:
+def statistics(fitted: Moments, held_out: Moments, matrix: Array, bias: Array, free: Mask | None = None) -> Solution:
     """Returns the matrix with the deviation of every output channel set right, and its mean (Jordan et al. 2022).
 
-    Where what is computed says little about the target, the scale stays near 1.
+    Where what is computed says little about the target, the scale stays near 1; zeros stay zero, ``free`` or not.
     """
     covariance, cross, x_mean, y_mean = fitted.centered()
     made = np.einsum("gim,gij,gjm->gm", matrix, covariance, matrix)
@@ -74,8 +100,8 @@ def statistics(fitted: Moments, held_out: Moments, matrix: Array, bias: Array) -
     return _judged(held_out, (matrix, bias), (scaled, y_mean - np.einsum("gi,gim->gm", x_mean, scaled)))
 
 
-def shift(fitted: Moments, held_out: Moments, matrix: Array, bias: Array) -> Solution:
-    """Returns the matrix as it is, and the bias that sets the mean of every output channel right."""
+def shift(fitted: Moments, held_out: Moments, matrix: Array, bias: Array, free: Mask | None = None) -> Solution:
+    """Returns the matrix as it is, ``free`` or not, and the bias that sets the mean of every output channel right."""
     _, _, x_mean, y_mean = fitted.centered()
     return _judged(held_out, (matrix, bias), (matrix, y_mean - np.einsum("gi,gim->gm", x_mean, matrix)))
 
@@ -96,3 +122,27 @@ def _solved(damped: Array, gap: Array) -> Array:
     floor = np.maximum(values[:, -1:] * 1e-12, np.finfo(np.float64).tiny)
     inverse = np.where(values > floor, 1 / np.maximum(values, floor), 0.0)
     return np.asarray((vectors * inverse[:, None]) @ (vectors.transpose(0, 2, 1) @ gap))
+
+
+def _solved_where(free: Mask, damped: Array, gap: Array) -> Array:
+    """Solves for the free entries of every column, by conjugate gradients on all columns at once.
+
+    The systems of the columns differ in the rows and columns of ``damped`` that they keep, and in nothing else.
+    """
+    scale = free / np.einsum("gii->gi", damped)[:, :, None]
+    found = np.zeros_like(gap)
+    left = gap * free
+    step = scale * left
+    size = np.einsum("gim,gim->gm", left, step)
+    enough = TOLERANCE**2 * size
+    for _ in range(STEPS):
+        if (size <= enough).all():
+            break
+        moved = (damped @ step) * free
+        length = size / np.maximum(np.einsum("gim,gim->gm", step, moved), np.finfo(np.float64).tiny)
+        found += length[:, None] * step
+        left -= length[:, None] * moved
+        turned = scale * left
+        before, size = size, np.einsum("gim,gim->gm", left, turned)
+        step = turned + (size / np.maximum(before, np.finfo(np.float64).tiny))[:, None] * step
+    return found

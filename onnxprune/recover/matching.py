@@ -6,7 +6,8 @@ import onnx_graphsurgeon as gs
 from onnxprune.channels.facts import Axis, Index
 from onnxprune.channels.groups import ChannelGroup, Channels
 from onnxprune.errors import PlanError
-from onnxprune.model.graph import stored_tensors
+from onnxprune.model.fold import store_moved
+from onnxprune.model.graph import copy_graph, stored_tensors
 from onnxprune.model.io import read_values
 
 Removed = dict[str, tuple[int, ...]]
@@ -21,7 +22,9 @@ def find_removals(channels: Channels, pruned: gs.Graph) -> Removed:
     Raises:
         PlanError: a tensor shrank in a way that no removal of units explains.
     """
-    before = {name: read_values(tensor) for name, tensor in stored_tensors(channels.graph)}
+    original = copy_graph(channels.graph)
+    store_moved(original)
+    before = {name: read_values(tensor) for name, tensor in stored_tensors(original)}
     after = {name: read_values(tensor) for name, tensor in stored_tensors(pruned)}
     shrunk = {
         Axis(name, dim): size
@@ -30,7 +33,9 @@ def find_removals(channels: Channels, pruned: gs.Graph) -> Removed:
         for dim, size in enumerate(values.shape)
         if size != before[name].shape[dim]
     }
-    open_groups = [group for group in channels.prunable if any(axis in shrunk for axis in group.weights)]
+    open_groups = [
+        group for group in channels.prunable if any(axis in shrunk for member in group.members for axis in member.axes)
+    ]
     kept: dict[Axis, Index] = {}
     found: Removed = {}
     while open_groups:

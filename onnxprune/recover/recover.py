@@ -6,10 +6,13 @@ from onnxprune import arguments
 from onnxprune.channels.groups import Channels, analyze
 from onnxprune.data.samples import Samples, load_samples
 from onnxprune.errors import UsageError
+from onnxprune.model.inline import without_functions
 from onnxprune.model.io import Graph, load, to_proto
-from onnxprune.recover.least_squares import shift, solve, statistics
+from onnxprune.model.normalize import prepare
+from onnxprune.recover.alignment import align, rename
+from onnxprune.recover.least_squares import Method, shift, solve, statistics
 from onnxprune.recover.matching import find_removals
-from onnxprune.recover.sequential import Calibration, Method, Repaired, Settings, repair
+from onnxprune.recover.sequential import Calibration, Repaired, Settings, repair
 from onnxprune.runtime.session import input_specs
 from onnxprune.surgery.gone import Gone, Removals
 
@@ -32,8 +35,9 @@ def recover(
     """Returns a copy of a smaller model, repaired toward the original on samples.
 
     Args:
-        pruned: The smaller model: a path, a ``ModelProto`` or a graph, from this package or another tool, with the
-            names of the original.
+        pruned: The smaller model: a path, a ``ModelProto`` or a graph. Channels, blocks or single weights may be
+            gone, by this package or another tool; weights that were set to zero stay zero. Its nodes are found in the
+            original by the names of their results or of their weights.
         original: The model that it was made from.
         data: Unlabelled calibration samples, in any form that ``slim`` takes; the last fifth judges the repair.
         method: ``least-squares``, ``statistics`` or ``bias``.
@@ -48,10 +52,14 @@ def recover(
     """
     settings = Settings(method_of(method), memory=arguments.whole(max_memory, "--max-memory"))
     channels = original if isinstance(original, Channels) else analyze(original)
-    small = load(pruned)
+    small = without_functions(load(pruned))
+    prepare(small)
+    names = align(small, channels.graph)
     removals = find_removals(channels, small)
     source = load_samples(data, input_specs(to_proto(channels.graph)), limit=samples, seed=seed)  # type: ignore[arg-type]
-    return repaired(small, channels, removals, calibration(source, seed), settings)[0]
+    result, _ = repaired(small, channels, removals, calibration(source, seed), settings)
+    rename(result, names)
+    return result
 
 
 def method_of(name: str) -> Method:

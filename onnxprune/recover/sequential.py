@@ -1,35 +1,29 @@
 """Repair in graph order: every operator is fitted to the original on what the network repaired so far feeds it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
+from onnxprune.model.fold import store_moved
 from onnxprune.model.graph import read_by
 from onnxprune.model.io import Graph, read_values
 from onnxprune.model.linear import Array, Holders, Linear, bias_of, linear_nodes
+from onnxprune.model.recurrent import Recurrent, recurrent_nodes
+from onnxprune.model.shapes import Shapes, ShapeWalk
 from onnxprune.model.sizes import generic_shapes
 from onnxprune.ops.forms import draw, rows_per_run
-from onnxprune.recover.least_squares import Solution
+from onnxprune.recover.differences import Correspondence, Differences
+from onnxprune.recover.least_squares import Method
 from onnxprune.recover.moments import Moments
+from onnxprune.recover.projection import Projection, following, leading, projections
+from onnxprune.recover.recurrent import Passage, Task, refit, run_alone
 from onnxprune.recover.targets import Residual, residual_of
 from onnxprune.runtime.session import SessionOptions
-from onnxprune.runtime.walk import Feeds, Memory, Walk
+from onnxprune.runtime.walk import Feeds, Memory, Progress, Walk
 
-Method = Callable[[Moments, Moments, Array, Array], Solution]
-"""Fits moments, judges by held-out ones, starts from a matrix [g, n, m] and a bias [g, m]."""
-
-
-class Correspondence(Protocol):
-    """What of an original tensor is left in the pruned graph."""
-
-    def take(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Returns the part of the values that stays."""
-
-    def fewer(self, name: str) -> Mapping[int, int]:
-        """Returns by how many channels each dimension of a tensor shrinks."""
+EXACT = 1e-10
+"""Squared error, relative to the variance, below which there is nothing to repair: float32 rounds to about 1e-13."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +39,15 @@ class Calibration:
 class Settings:
     """How to repair.
 
-    ``residual`` fits the sum behind an operator whose result is only added to something else; ``memory`` is in bytes.
+    ``residual`` fits the sum behind an operator whose result is only added to something else; ``memory`` is in bytes;
+    ``progress`` hears after every operator how much is done.
     """
 
     method: Method
     residual: bool = True
     memory: int = 2 << 30
     options: SessionOptions | None = None
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +67,22 @@ class Repaired:
 def repair(
     pruned: Graph, original: Graph, left: Correspondence, calibration: Calibration, settings: Settings
 ) -> tuple[Graph, list[Repaired]]:
-    """Returns a repaired copy of the pruned graph, and what became of every operator behind the first change.
+    """Returns a repaired copy of the pruned graph, and what became of every operator that differs or reads what does.
+
+    Tensors of the original that the pruned graph lacks, or has in another shape, are no targets.
 
     Raises:
         ModelError: ONNX Runtime cannot run a part of a graph.
     """
-    result = pruned.copy()
+    result, original = pruned.copy(), original.copy()
+    store_moved(result)
+    store_moved(original)
     sequence = _Sequence(result, original, left, calibration, settings)
-    for name in list(sequence.waiting):
+    names = list(sequence.waiting)
+    for number, name in enumerate(names, 1):
         sequence.repair(name)
+        if settings.progress is not None:
+            settings.progress("recover", number / len(names))
     return result, sequence.found
 
 
@@ -96,14 +99,24 @@ class _Sequence:
         self._original = Walk(original, feeds, memory, settings.options)
         self._random = np.random.default_rng(calibration.seed)
         self._producers = {tensor.name: node for node in pruned.nodes for tensor in node.outputs}
-        self._known = {tensor.name for node in original.nodes for tensor in node.outputs}
+        expected, sizes = generic_shapes(original)
+        shapes = ShapeWalk(pruned, sizes).run()
+        self._targets = _targets(pruned, shapes, expected, left)
         self._holders = Holders(pruned)
-        changed = _changed(pruned, left)
-        self.waiting: dict[str, Linear] = {
-            linear.result: linear
-            for linear in linear_nodes(pruned, generic_shapes(pruned)[0], self._holders)
-            if linear.result in self._known and linear.data in changed
-        }
+        self._differences = Differences(pruned, original, left)
+        self._twins = {one.result: one for one in linear_nodes(original, expected, Holders(original))}
+        self._graph = pruned
+        self._recurrent = {one.result: one for one in recurrent_nodes(original, Holders(original))}
+        linear = [one for one in linear_nodes(pruned, shapes, self._holders) if one.result in self._targets]
+        self._fitted = len(calibration.fitted)
+        self._sides = list(projections(pruned, original, expected, left))
+        fitted = {one.result for one in linear}  # what normalizes such a result has nothing of its own to make up for
+        recurrent = recurrent_nodes(pruned, self._holders)
+        found: list[Linear | Recurrent] = [
+            *(one for one in linear if self._touched(one) and not (one.scales and one.data in fitted)),
+            *(one for one in recurrent if one.result in self._recurrent and one.result in self._differences.tensors),
+        ]
+        self.waiting = {one.result: one for one in sorted(found, key=lambda one: one.position)}
         self.found: list[Repaired] = []
         self._active: set[str] = set()
 
@@ -112,28 +125,61 @@ class _Sequence:
         linear = self.waiting.pop(name, None)
         if linear is None:
             return
+        if isinstance(linear, Recurrent):
+            self._refit(linear, self._recurrent[name])
+            return
         self._active.add(name)
         residual = self._residual(linear)
         if residual is not None:
             for above in self._unsolved(residual.other):
                 self.repair(above)
+        maps = self._maps(name)
         self._active.remove(name)
         wanted = [linear.data] if residual is None else [linear.data, residual.other]
         goal = name if residual is None else residual.total
         self._pruned.reach(wanted)
         self._original.reach([goal])
-        fitted, held_out = self._moments(linear, goal, residual)
+        fitted, held_out = self._moments(linear, goal, residual, maps)
         self._pruned.release(wanted)
         self._original.release([goal])
         self._fit(linear, fitted, held_out)
 
+    def _refit(self, recurrent: Recurrent, original: Recurrent) -> None:
+        read, wanted = sorted(read_by(recurrent.node)), [original.data, original.result]
+        self._pruned.reach(read)
+        self._original.reach(wanted)
+        feeds = [dict(zip(read, values, strict=True)) for values in zip(*map(self._pruned.values, read), strict=True)]
+        pairs = zip(*map(self._original.values, wanted), strict=True)
+        passages = [
+            Passage(feed[recurrent.data], data, result, self._left.take(original.result, result))
+            for feed, (data, result) in zip(feeds, pairs, strict=True)
+        ]
+        weights = original.node.inputs[2].name
+        rows = np.broadcast_to(np.arange(original.states.shape[1])[:, None], original.states.shape)
+        task = Task(
+            recurrent,
+            original,
+            self._left.take(weights, rows)[0, :, 0],
+            passages,
+            self._fitted,
+            lambda: run_alone(self._graph, recurrent, feeds, self._settings.options),
+        )
+        before, after = refit(task, self._settings.method, self._random)
+        self.found.append(Repaired(recurrent.name, before, after))
+        self._pruned.release(read)
+        self._original.release(wanted)
+
     def _fit(self, linear: Linear, fitted: Moments, held_out: Moments) -> None:
-        matrix, bias, spread = linear.matrix(), _own_bias(linear), held_out.variance
+        matrix, bias, spread = linear.matrix(), linear.bias(), held_out.variance
         place = bias_of(linear, self._holders)
         if place is None:  # a shift could not be stored
             fitted, held_out, bias = fitted.fixed(bias), held_out.fixed(bias), np.zeros_like(bias)
-        found = self._settings.method(fitted, held_out, matrix, bias)
-        self.found.append(Repaired(linear.name, found.before / spread, found.after / spread))
+        before = held_out.error(matrix, bias) / spread
+        if before < EXACT:
+            return
+        free = self._differences.free(linear, self._twins.get(linear.result))
+        found = self._settings.method(fitted, held_out, matrix, bias, free)
+        self.found.append(Repaired(linear.name, before, found.after / spread))
         if not found.better:
             return
         linear.write(found.matrix)
@@ -141,16 +187,20 @@ class _Sequence:
         if place is not None and shift.any():
             place.add(shift, read_values(linear.stored).dtype)
 
-    def _moments(self, linear: Linear, goal: str, residual: Residual | None) -> tuple[Moments, Moments]:
+    def _moments(
+        self, linear: Linear, goal: str, residual: Residual | None, maps: Sequence[tuple[Projection, Array]]
+    ) -> tuple[Moments, Moments]:
         shape = linear.matrix().shape
         sums = Moments.empty(*shape), Moments.empty(*shape)
         share = rows_per_run(shape[1], self._pruned.runs)
-        for number, (data, target) in enumerate(self._pairs(linear, goal, residual)):
+        for number, (data, target) in enumerate(self._pairs(linear, goal, residual, maps)):
             chosen = draw(linear.form, target, share, self._random)
-            sums[number >= len(self._calibration.fitted)].add(*linear.form.rows(data, target, chosen))
+            sums[number >= self._fitted].add(*linear.form.rows(data, target, chosen))
         return sums
 
-    def _pairs(self, linear: Linear, goal: str, residual: Residual | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _pairs(
+        self, linear: Linear, goal: str, residual: Residual | None, maps: Sequence[tuple[Projection, Array]]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields data of the pruned network and what should be made of it, run by run."""
         pairs = zip(self._pruned.values(linear.data), self._original.values(goal), strict=True)
         others = iter(()) if residual is None else self._pruned.values(residual.other)
@@ -158,7 +208,38 @@ class _Sequence:
             target = self._left.take(goal, total)
             if residual is not None:
                 target = residual.wanted(target, next(others), linear.form.output)
+            for side, one in maps:
+                target = side.wanted(total, target, one, linear.form.output)
             yield data, target
+
+    def _touched(self, linear: Linear) -> bool:
+        return self._differences.touch(linear) or any(one.result == linear.result for one in self._sides)
+
+    def _maps(self, name: str) -> list[tuple[Projection, Array]]:
+        """Returns the sides of products that an operator makes, and where their vectors should go.
+
+        The side that is repaired first leads, and the other follows what has become of it. An operator that makes both
+        follows what the first should become.
+        """
+        found: dict[Projection, Array] = {}
+        for side in (one for one in self._sides if one.result == name):
+            partner = next((one for one in self._sides if one.faces(side)), None)
+            open_side = partner is not None and (partner.result in self.waiting or partner.result == name)
+            free = self._active.isdisjoint(self._above(side.other.tensor))
+            for above in self._unsolved(side.other.tensor) if free and not open_side else ():
+                self.repair(above)
+            self._original.reach([*side.product.tensors, name, *(self._unsolved(side.other.tensor))])
+            own, other = side.moments(self._original, self._fitted)
+            if partner in found:
+                found[side] = following(other @ found[partner], found[partner].swapaxes(1, 2) @ other @ found[partner])
+            elif open_side:
+                found[side] = leading(own, other, side.dimensions)
+            elif free:
+                self._pruned.reach([side.other.tensor])
+                found[side] = following(*side.changed(self._original, self._pruned, self._fitted))
+                self._pruned.release([side.other.tensor])
+            self._original.release(side.product.tensors)
+        return list(found.items())
 
     def _residual(self, linear: Linear) -> Residual | None:
         """Returns the sum to fit, where the other summand can be computed first.
@@ -166,7 +247,7 @@ class _Sequence:
         Of two branches that are both to be repaired the shorter one comes first, and is fitted to its own target.
         """
         found = residual_of(linear, self._holders) if self._settings.residual else None
-        if found is None or found.total not in self._known or self._active & self._above(found.other):
+        if found is None or found.total not in self._targets or self._active & self._above(found.other):
             return None
         return found if len(self._unsolved(found.other)) <= 1 else None
 
@@ -188,21 +269,12 @@ class _Sequence:
         return seen
 
 
-def _own_bias(linear: Linear) -> Array:
-    """Returns what the operator itself adds, [g, m]."""
-    matrix = linear.matrix()
-    node = linear.node
-    width = matrix.shape[0] * matrix.shape[2]
-    vector = np.zeros(width)
-    if node.op != "MatMul" and len(node.inputs) > 2 and isinstance(node.inputs[2], gs.Constant):
-        vector = vector + read_values(node.inputs[2]).reshape(-1) * float(node.attrs.get("beta", 1.0))
-    return vector.reshape(matrix.shape[0], -1)
-
-
-def _changed(graph: Graph, left: Correspondence) -> set[str]:
-    """Returns the tensors that lack channels, and those that are computed from them."""
-    changed: set[str] = set()
-    for node in graph.nodes:
-        if not changed.isdisjoint(read_by(node)) or any(left.fewer(tensor.name) for tensor in node.outputs):
-            changed.update(tensor.name for tensor in node.outputs)
-    return changed
+def _targets(pruned: Graph, shapes: Shapes, expected: Shapes, left: Correspondence) -> set[str]:
+    """Returns the computed tensors that have the shape of what is left of the original's."""
+    found = set()
+    for name in (tensor.name for node in pruned.nodes for tensor in node.outputs):
+        shape, whole = shapes.shapes.get(name), expected.shapes.get(name)
+        fewer = left.fewer(name)
+        if whole is not None and shape == tuple(size - fewer.get(dim, 0) for dim, size in enumerate(whole)):
+            found.add(name)
+    return found

@@ -250,6 +250,21 @@ class Recovery:
 
 
 @dataclass(frozen=True)
+class AllocationRow:
+    """An allocation that competed: what it leaves, and how far its repaired result is from the original.
+
+    ``divergence`` is the squared error of the outputs on held-out samples relative to their variance, with a repair on
+    part of the samples.
+    """
+
+    name: str
+    macs: int | None = None
+    parameters: int | None = None
+    divergence: float | None = None
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
 class NodeRow:
     """Cost of one node before and after; a node that is gone has ``macs_after`` 0."""
 
@@ -298,6 +313,7 @@ class Report:
     sparsity: Sparsity = field(default_factory=Sparsity)
     quantization: Quantization = field(default_factory=Quantization)
     recovery: Recovery = field(default_factory=Recovery)
+    allocations: tuple[AllocationRow, ...] = ()
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     schema: int = SCHEMA

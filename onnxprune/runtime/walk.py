@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,9 @@ from onnxprune.model.sizes import generic_shapes
 from onnxprune.runtime.session import SessionOptions, open_session
 
 Feeds = Mapping[str, np.ndarray]
+
+Progress = Callable[[str, float], None]
+"""Called with the name of a stage and the fraction of it that is done."""
 
 
 class Memory:

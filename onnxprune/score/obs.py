@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from onnxprune.channels.groups import Channels
 from onnxprune.model.linear import Array
-from onnxprune.score.readings import Index, Reading, Runs, readings
+from onnxprune.score.blocks import Index
+from onnxprune.score.readings import Reading, Runs, readings
 from onnxprune.score.scores import Vector
 
 DAMPING = 1e-2

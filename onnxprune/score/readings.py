@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.channels.facts import Axis
 from onnxprune.channels.groups import Channels
@@ -13,9 +12,10 @@ from onnxprune.model.io import to_proto
 from onnxprune.model.linear import Array, Holders, Linear, linear_nodes
 from onnxprune.ops.forms import draw, rows_per_channel, rows_per_run
 from onnxprune.runtime.session import SessionOptions, input_specs
-from onnxprune.runtime.walk import Feeds, Memory, Walk
-
-Index = NDArray[np.int64]
+from onnxprune.runtime.walk import Feeds, Memory, Progress, Walk
+from onnxprune.score.blocks import Block, Index, Source
+from onnxprune.score.contracted import contracted
+from onnxprune.score.recurrent import steps
 
 BATCH = 64
 """Samples in one run."""
@@ -23,12 +23,16 @@ BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """Feeds of the original, and how much memory may be used for what it computes, in bytes."""
+    """Feeds of the original, and how much memory may be used for what it computes, in bytes.
+
+    ``progress`` hears after every operator how much is done.
+    """
 
     feeds: Sequence[Feeds]
     memory: int = 2 << 30
     options: SessionOptions | None = None
     seed: int = 0
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +40,8 @@ class Reading:
     """One product that reads units of a group: ``rows[i]`` of its inputs belong to ``units[i]``.
 
     ``covariance`` is [n, n], ``weights`` [n, m], ``energy`` the variance of everything that the operator computes.
+    Where the weights are stored, ``result`` is what the linear operator writes, ``part`` which of its products this is,
+    and ``means`` [n] are those of what it reads.
     """
 
     group: str
@@ -44,6 +50,9 @@ class Reading:
     units: Index
     rows: Index
     energy: float
+    result: str = ""
+    part: int = 0
+    means: Array | None = None
 
 
 def readings(channels: Channels, runs: Runs) -> Iterator[Reading]:
@@ -52,26 +61,52 @@ def readings(channels: Channels, runs: Runs) -> Iterator[Reading]:
     Raises:
         ModelError: ONNX Runtime cannot run a part of the graph.
     """
-    graph = channels.graph
+    graph, holders = channels.graph, Holders(channels.graph)
     owners = _owners(channels)
-    summed = {(item.node, item.slot): item.dim for item in channels.contractions}
     walk = Walk(graph, runs.feeds, Memory(runs.memory), runs.options)
     random = np.random.default_rng(runs.seed)
-    for linear in linear_nodes(graph, channels.shapes, Holders(graph)):
-        dim = summed.get((linear.position, linear.form.data))
-        owned = owners.get(Axis(linear.data, dim)) if dim is not None else None
-        if not owned:
-            continue
-        matrix = linear.matrix()
+    sources: list[Source] = [*_products(channels, holders), *contracted(channels, holders), *steps(channels, holders)]
+    sources = [source for source in sources if not owners.keys().isdisjoint(source.axes)]
+    for number, source in enumerate(sorted(sources, key=lambda one: one.position), 1):
+        for block in source.blocks(walk, random):
+            for name, members, units in owners.get(block.axis, ()):
+                found = block.rows(members, units)
+                if found is not None:
+                    matrices = block.covariance, block.weights
+                    yield Reading(name, *matrices, *found, block.energy, block.result, block.part, block.means)
+        if runs.progress is not None:
+            runs.progress("score", number / len(sources))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Product:
+    """A linear operator with stored weights."""
+
+    linear: Linear
+    axes: tuple[Axis]
+
+    @property
+    def position(self) -> int:
+        return self.linear.position
+
+    def blocks(self, walk: Walk, random: np.random.Generator) -> Iterator[Block]:
+        linear, matrix = self.linear, self.linear.matrix()
         walk.reach([linear.data, linear.result])
-        covariance = _covariance(walk, linear, matrix.shape, random)
+        covariance, means = _covariance(walk, linear, matrix.shape, random)
         walk.release([linear.data, linear.result])
         energy = float(np.einsum("gim,gij,gjm->", matrix, covariance, matrix))
-        for name, members, units in owned:
-            for part in range(len(matrix)):
-                found = _rows(linear, matrix.shape, part, members, units)
-                if found is not None:
-                    yield Reading(name, covariance[part], matrix[part], *found, energy)
+        width = rows_per_channel(linear.form, linear.shape)
+        for part, (one, weights) in enumerate(zip(covariance, matrix, strict=True)):
+            first = part * len(weights) // width
+            yield Block(self.axes[0], one, weights, energy, first, width, linear.result, part, means[part])
+
+
+def _products(channels: Channels, holders: Holders) -> Iterator[_Product]:
+    summed = {(item.node, item.slot): item.dim for item in channels.contractions}
+    for linear in linear_nodes(channels.graph, channels.shapes, holders):
+        dim = summed.get((linear.position, linear.form.data))
+        if dim is not None:
+            yield _Product(linear, (Axis(linear.data, dim),))
 
 
 def runs_of(channels: Channels, data: object, seed: int, memory: int) -> Runs:
@@ -96,7 +131,7 @@ def _owners(channels: Channels) -> Mapping[Axis, list[tuple[str, Index, Index]]]
     return found
 
 
-def _covariance(walk: Walk, linear: Linear, shape: tuple[int, ...], random: np.random.Generator) -> Array:
+def _covariance(walk: Walk, linear: Linear, shape: tuple[int, ...], random: np.random.Generator) -> tuple[Array, Array]:
     groups, inputs, _ = shape
     squares, sums, count = np.zeros((groups, inputs, inputs)), np.zeros((groups, inputs)), 0
     share = rows_per_run(inputs, walk.runs)
@@ -107,18 +142,4 @@ def _covariance(walk: Walk, linear: Linear, shape: tuple[int, ...], random: np.r
         sums += rows.sum(axis=1)
         count += chosen.size
     means = sums / max(count, 1)
-    return np.asarray(squares / max(count, 1) - means[:, :, None] * means[:, None])
-
-
-def _rows(
-    linear: Linear, shape: tuple[int, ...], group: int, members: Index, units: Index
-) -> tuple[Index, Index] | None:
-    """Returns the units that one product reads, and the rows of each."""
-    width = rows_per_channel(linear.form, linear.shape)
-    size = shape[1] // width
-    inside = members // size == group
-    if not inside.any():
-        return None
-    found = np.unique(units[inside])
-    rows = (members[inside] % size)[:, None] * width + np.arange(width)
-    return found, rows.reshape(found.size, -1)
+    return np.asarray(squares / max(count, 1) - means[:, :, None] * means[:, None]), means

@@ -34,7 +34,7 @@ def test_the_solution_is_found_and_the_error_is_that_of_the_rows() -> None:
     rng = np.random.default_rng(0)
     truth = rng.standard_normal((2, 5, 3))
     fitted, held_out = moments(rng, truth, 400), moments(rng, truth, 200)
-    found = solve(fitted, held_out, np.zeros_like(truth), np.zeros((2, 3)), [1e-9])
+    found = solve(fitted, held_out, np.zeros_like(truth), np.zeros((2, 3)), strengths=[1e-9])
     np.testing.assert_allclose(found.matrix, truth, atol=1e-6)
     np.testing.assert_allclose(found.bias, 0.3, atol=1e-6)
     x = rng.standard_normal((2, 50, 5))

@@ -1,0 +1,185 @@
+"""Which plan: that of the allocation that is asked for, or the best of several, judged by the repaired results."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from onnxprune.channels.groups import Channels
+from onnxprune.data.samples import Samples
+from onnxprune.errors import PlanError
+from onnxprune.model.cost import Cost, cost
+from onnxprune.model.io import Graph
+from onnxprune.plan.allocation import ALLOCATIONS
+from onnxprune.plan.demand import Demand
+from onnxprune.plan.plan import Plan, plan
+from onnxprune.plan.select import select
+from onnxprune.recover.recover import BATCH, calibration, method_of, repaired
+from onnxprune.recover.sensitivity import LEVELS, divergence, sensitivity
+from onnxprune.recover.sequential import Settings
+from onnxprune.report.schema import AllocationRow
+from onnxprune.runtime.session import SessionOptions, open_session
+from onnxprune.runtime.walk import Feeds
+from onnxprune.score.readings import Runs
+from onnxprune.score.scores import Vector, score
+from onnxprune.slim import Recipe
+from onnxprune.surgery.slice import slice_channels
+
+CONTEST_SAMPLES = 128
+"""Most samples that the rivals are repaired with, before the best of them is repaired with all."""
+
+TRIAL_SAMPLES = (8, 128)
+"""Fewest and most samples to measure groups one by one with."""
+
+TRIAL_MACS = 5e12
+"""Multiply-accumulates that this may take with more than the fewest samples; above ten times that it is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A plan, and what the allocations came to that competed for it; none where one was asked for."""
+
+    plan: Plan
+    rivals: tuple[AllocationRow, ...] = ()
+
+
+def repair_name(recipe: Recipe) -> str:
+    """Returns the repair that is asked for: with samples least squares by default."""
+    return recipe.recover or ("none" if recipe.data is None else "least-squares")
+
+
+def choose_plan(channels: Channels, recipe: Recipe, samples: Samples | None, whole: Cost) -> Choice:
+    """Returns the plan of the allocation that is asked for; with samples, by default that of the best.
+
+    Args:
+        channels: Analysis of the model.
+        recipe: What is asked for.
+        samples: Samples to estimate from; their last fifth judges.
+        whole: Cost of the model.
+
+    Raises:
+        PlanError: nothing can be removed.
+    """
+    makers = _Makers(channels, recipe, samples, whole)
+    if recipe.allocation is not None or samples is None:
+        return Choice(makers.plan(recipe.allocation or "uniform"))
+    return makers.contest(samples)
+
+
+class _Makers:
+    """Makes plans of one recipe; scores and losses are taken once."""
+
+    def __init__(self, channels: Channels, recipe: Recipe, samples: Samples | None, whole: Cost) -> None:
+        self._channels, self._recipe, self._samples, self._whole = channels, recipe, samples, whole
+        self._groups = select(channels, recipe.include, recipe.exclude)
+        self._options = SessionOptions(recipe.ep, recipe.threads)
+        runs = None if samples is None else self._runs(samples.split()[0])
+        self._scores = score(channels, recipe.score, runs, seed=recipe.seed)
+        self._losses: dict[str, Vector] | None = None
+
+    def plan(self, allocation: str, macs: int | None = None) -> Plan:
+        """Returns the plan of an allocation for what the recipe asks, or instead for a number of MACs."""
+        recipe = self._recipe
+        if allocation == "measured" and self._losses is None:
+            self._losses = self._measured()
+        demand = (Demand(macs=macs) if macs is not None else demand_of(recipe)).absolute(self._whole)
+        made = self._planned(allocation, demand)
+        if demand.parameters is not None:  # surgery may store numbers of its own, such as what keeps a mean exact
+            over = self._cost(made).parameters - demand.parameters
+            if over > 0:
+                made = self._planned(allocation, replace(demand, parameters=max(demand.parameters - over, 1.0)))
+        return made
+
+    def contest(self, samples: Samples) -> Choice:
+        """Returns the allocation whose result is nearest to the original on held-out samples.
+
+        The others remove at least as many multiply-accumulates as the uniform one, where a ratio is asked for.
+        """
+        first = self.plan("uniform")
+        macs = None if self._recipe.channels is None else self._cost(first).macs
+        plans = {"uniform": first}
+        for name in ALLOCATIONS if first.removals else ():
+            if name not in plans and (name != "measured" or self._measurable()):
+                try:
+                    plans[name] = self.plan(name, macs)
+                except PlanError:  # its steps are too coarse
+                    continue
+        if len(plans) == 1:
+            return Choice(first)
+        judge = _Judge(self._channels, self._recipe, samples, self._options)
+        rows = [AllocationRow(name, *self._sizes(one), judge.divergence(one)) for name, one in plans.items()]
+        best = min(rows, key=lambda row: row.divergence if row.divergence is not None else float("inf"))
+        return Choice(plans[best.name], tuple(replace(row, chosen=row is best) for row in rows))
+
+    def _planned(self, allocation: str, demand: Demand) -> Plan:
+        recipe = self._recipe
+        return plan(
+            self._channels, self._scores, demand.ratio, recipe.round_to, allocation, recipe.target, recipe.include,
+            recipe.exclude, max_macs=demand.macs, max_params=demand.parameters, losses=self._losses,
+        )  # fmt: skip
+
+    def _cost(self, made: Plan) -> Cost:
+        return cost(slice_channels(self._channels, made.removals), self._channels.sizes)
+
+    def _sizes(self, made: Plan) -> tuple[int, int]:
+        found = self._cost(made)
+        return found.macs, found.parameters
+
+    def _runs(self, samples: Samples) -> Runs:
+        return Runs(list(samples.batches(BATCH)), int(self._recipe.max_memory), self._options, self._recipe.seed)
+
+    def _measured(self) -> dict[str, Vector] | None:
+        if self._samples is None:
+            return None
+        least, most = TRIAL_SAMPLES
+        number = int(min(max(TRIAL_MACS / self._trial_macs(), least), most))
+        few = self._samples.split()[0].draw(number, self._recipe.seed)
+        return sensitivity(self._channels, self._scores, self._runs(few), self._groups)
+
+    def _measurable(self) -> bool:
+        return self._trial_macs() * TRIAL_SAMPLES[0] <= 10 * TRIAL_MACS
+
+    def _trial_macs(self) -> int:
+        return max(len(LEVELS) * len(self._groups) * self._whole.macs, 1)
+
+
+class _Judge:
+    """Holds the repaired result of a plan against the original, on held-out samples."""
+
+    def __init__(self, channels: Channels, recipe: Recipe, samples: Samples, options: SessionOptions) -> None:
+        self._channels, self._method, self._options = channels, repair_name(recipe), options
+        self._memory = int(recipe.max_memory)
+        fitted, held_out = samples.split()
+        few = fitted.draw(CONTEST_SAMPLES, recipe.seed)
+        self._runs = replace(calibration(samples, recipe.seed), fitted=list(few.batches(BATCH)))
+        self._feeds = list(held_out.batches(BATCH))
+        self._expected = self._outputs(channels.graph)
+
+    def divergence(self, made: Plan) -> float | None:
+        """Returns the squared error of the outputs relative to their variance; ``None`` where it is not finite."""
+        result = slice_channels(self._channels, made.removals)
+        if self._method != "none":
+            settings = Settings(method_of(self._method), memory=self._memory, options=self._options)
+            result = repaired(result, self._channels, made.removals, self._runs, settings)[0]
+        found = divergence(self._expected, self._outputs(result))
+        return found if found < float("inf") else None
+
+    def _outputs(self, graph: Graph) -> Sequence[Feeds]:
+        session = open_session(graph, self._options)
+        return [session.run(feeds) for feeds in self._feeds]
+
+
+def demand_of(recipe: Recipe) -> Demand:
+    """Returns what a recipe asks of a plan."""
+    return Demand.of(recipe.channels, recipe.max_macs, recipe.max_params)
+
+
+def missed(recipe: Recipe, whole: Cost, result: Cost) -> tuple[str, ...]:
+    """Returns a sentence for every budget that the result exceeds."""
+    if recipe.plan is not None or recipe.channels is not None:
+        return ()
+    found = {"max macs": result.macs, "max params": result.parameters}
+    return tuple(
+        f"--{name.replace(' ', '-')} was not met: {found[name]:,} are left where {int(limit):,} may be; "
+        "more cannot go: lower --round-to, or open more groups with --inexact or --include"
+        for name, limit in demand_of(recipe).limits(whole).items()
+        if found[name] > limit
+    )

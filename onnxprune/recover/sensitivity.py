@@ -1,0 +1,137 @@
+"""What the outputs lose when one group shrinks alone and the operators that read it make up for it.
+
+One trial for every group and level, on the original with the group silenced: the loss at the outputs ranks groups far
+better than the loss of the operators next to them, which says nothing of what the rest of the network makes of it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxprune.channels.facts import Index
+from onnxprune.channels.groups import ChannelGroup, Channels
+from onnxprune.model.io import read_values
+from onnxprune.model.linear import Array, Holders, bias_of, linear_nodes
+from onnxprune.plan.plan import lowest
+from onnxprune.runtime.session import open_session
+from onnxprune.score.obs import DAMPING
+from onnxprune.score.readings import Reading, Runs, readings
+from onnxprune.score.scores import Scores, Vector
+from onnxprune.surgery.gates import silence
+
+LEVELS = (0.2, 0.4, 0.6, 0.8)
+"""Fractions of a group at which the loss is measured."""
+
+BEYOND = 2.5
+"""Loss of a whole group, as a multiple of the largest that was measured."""
+
+Outputs = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MadeUp:
+    """Weights [n, m] of a product without the rows of some units, the others fitted, and the shift that this costs."""
+
+    result: str
+    part: int
+    weights: Array
+    shift: Array
+
+
+def sensitivity(
+    channels: Channels, scores: Scores, runs: Runs, groups: Sequence[ChannelGroup] | None = None
+) -> dict[str, Vector]:
+    """Returns for every group what the outputs lose when the first 0, 1, 2, ... units of the lowest scores are gone.
+
+    Losses are squared errors relative to the variance of each output, on the runs that weights are fitted to; between
+    the levels that are tried they are interpolated, as the largest convex function that does not exceed them.
+
+    Raises:
+        ModelError: ONNX Runtime cannot run the graph.
+    """
+    chosen = channels.prunable if groups is None else groups
+    gone = {group.name: [_units(group, scores.values[group.name], level) for level in LEVELS] for group in chosen}
+    trials: dict[str, list[list[MadeUp]]] = {name: [[] for _ in LEVELS] for name in gone}
+    for one in readings(channels, runs):
+        for level, units in enumerate(gone.get(one.group, ()) if one.result else ()):
+            trials[one.group][level].append(made_up(one, units))
+    expected = _outputs(channels, [], {}, runs)
+    found = {}
+    for group in chosen:
+        losses = [
+            divergence(expected, _outputs(channels, changes, {group.name: units.tolist()}, runs)) if units.size else 0.0
+            for changes, units in zip(trials[group.name], gone[group.name], strict=True)
+        ]
+        found[group.name] = _curve([units.size for units in gone[group.name]], losses, group.units)
+    return found
+
+
+def made_up(reading: Reading, gone: Index) -> MadeUp:
+    """Returns the weights that make up best for units that are gone."""
+    lost = reading.rows[np.isin(reading.units, gone)].ravel()
+    weights = np.zeros_like(reading.weights)
+    stay = np.delete(np.arange(len(weights)), lost)
+    covariance = reading.covariance
+    damping = DAMPING * max(float(np.trace(covariance)) / len(covariance), 1e-30)
+    inner = covariance[np.ix_(stay, stay)] + damping * np.eye(stay.size)
+    weights[stay] = reading.weights[stay]
+    if lost.size and stay.size:
+        weights[stay] += np.linalg.solve(inner, covariance[np.ix_(stay, lost)] @ reading.weights[lost])
+    shift = reading.means @ (reading.weights - weights) if reading.means is not None else np.zeros(weights.shape[1])
+    return MadeUp(reading.result, reading.part, weights, shift)
+
+
+def divergence(expected: Sequence[Outputs], found: Sequence[Outputs]) -> float:
+    """Returns the squared error of outputs of floats relative to their variance, the mean over outputs."""
+    losses = []
+    for name, first in expected[0].items():
+        if not np.issubdtype(first.dtype, np.floating):
+            continue
+        before = np.concatenate([run[name].ravel() for run in expected]).astype(np.float64)
+        after = np.concatenate([run[name].ravel() for run in found]).astype(np.float64)
+        losses.append(float(np.square(before - after).mean() / max(before.var(), 1e-30)))
+    return float(np.mean(losses)) if losses else 0.0
+
+
+def _units(group: ChannelGroup, values: Vector, level: float) -> Index:
+    each = group.units // group.block_count
+    count = min(round(each * level), each - 1) * group.block_count
+    return np.array(lowest(group, values, count), np.int64)
+
+
+def _outputs(
+    channels: Channels, changes: Sequence[MadeUp], removals: Mapping[str, list[int]], runs: Runs
+) -> list[Outputs]:
+    graph = channels.graph.copy()
+    holders = Holders(graph)
+    linear = {one.result: one for one in linear_nodes(graph, channels.shapes, holders)} if changes else {}
+    matrices: dict[str, Array] = {}
+    for change in changes:
+        one = linear[change.result]
+        matrices.setdefault(change.result, one.matrix())[change.part] = change.weights
+    for result, matrix in matrices.items():
+        linear[result].write(matrix)
+    for result in matrices:
+        place = bias_of(linear[result], holders)
+        if place is not None:
+            shift = np.zeros((matrices[result].shape[0], matrices[result].shape[2]))
+            for change in changes:
+                if change.result == result:
+                    shift[change.part] += change.shift
+            place.add(shift.reshape(-1), read_values(linear[result].stored).dtype)
+    session = open_session(silence(replace(channels, graph=graph), removals), runs.options)
+    return [session.run(feeds) for feeds in runs.feeds]
+
+
+def _curve(counts: Sequence[int], losses: Sequence[float], units: int) -> Vector:
+    x = np.array([0, *counts, units], np.float64)
+    y = np.maximum.accumulate(np.array([0.0, *losses, 0.0]))
+    y[-1] *= BEYOND
+    corners = [0]
+    while corners[-1] < x.size - 1:
+        here = corners[-1]
+        steps = np.maximum(x[here + 1 :] - x[here], 1e-9)
+        slopes = np.where(x[here + 1 :] > x[here], (y[here + 1 :] - y[here]) / steps, np.inf)
+        corners.append(here + 1 + int(np.flatnonzero(slopes <= slopes.min())[-1]))
+    return np.interp(np.arange(units + 1), x[corners], y[corners])
