@@ -82,10 +82,13 @@ class _Makers:
             self._losses = self._measured()
         demand = (Demand(macs=macs) if macs is not None else demand_of(recipe)).absolute(self._whole)
         made = self._planned(allocation, demand)
-        if demand.parameters is not None:  # surgery may store numbers of its own, such as what keeps a mean exact
-            over = self._cost(made).parameters - demand.parameters
-            if over > 0:
-                made = self._planned(allocation, replace(demand, parameters=max(demand.parameters - over, 1.0)))
+        limit = asked = demand.parameters
+        while limit is not None and asked is not None:  # surgery stores numbers of its own where a mean stays exact
+            over = self._cost(made).parameters - limit
+            if over <= 0 or asked - over <= 1:
+                break
+            asked -= over
+            made = self._planned(allocation, replace(demand, parameters=asked))
         return made
 
     def contest(self, samples: Samples) -> Choice:

@@ -1,10 +1,12 @@
 """What the channels of a tensor are like before any sample is seen: their mean and covariance, from the weights alone.
 
-What a linear operator computes is a sum of many numbers and taken as normally distributed, from inputs of mean 0 and
-variance 1 where nothing is known of them. Functions element by element are evaluated at the nodes of a Gauss-Hermite
-quadrature, and the covariance of their results follows from their Hermite series (Mehler 1866; Daniely et al. 2016,
-Toward Deeper Understanding of Neural Networks). BatchNormalization tells mean and variance itself. As in Gast and Roth
-2018 (Lightweight Probabilistic Deep Networks), moments pass from operator to operator.
+What a linear operator computes is a sum of many numbers and taken as normally distributed. Functions element by element
+are evaluated at the nodes of a Gauss-Hermite quadrature, and the covariance of their results follows from their Hermite
+series (Mehler 1866; Daniely et al. 2016, Toward Deeper Understanding of Neural Networks). BatchNormalization tells mean
+and variance itself. As in Gast and Roth 2018 (Lightweight Probabilistic Deep Networks), moments pass from operator to
+operator, with one difference: the inputs of a linear operator keep their correlations, but get the mean 0 and on average
+the variance 1. Errors of the means add up otherwise, and biases, into which exporters fold the true means of a
+BatchNormalization, would no longer cancel them.
 """
 
 import logging
@@ -96,7 +98,7 @@ def rows_by_channel(linear: Linear, data: Expected) -> Array | None:
 
 
 def expected_inputs(channels: Channels) -> Iterator[tuple[Linear, Expected]]:
-    """Yields the linear operators of a graph, in graph order, with what is expected of their data, where that is known."""
+    """Yields the linear operators of which it can be told what to expect of their data, in graph order, with that."""
     graph = channels.graph.copy()
     store_moved(graph)
     walk = _Walk(graph, channels)
@@ -164,22 +166,21 @@ class _Walk:
 
     def _product(self, linear: Linear) -> Expected | None:
         matrix = linear.matrix()
-        groups, inputs, outputs = matrix.shape
+        groups, _, outputs = matrix.shape
         if groups * outputs > LARGEST:
             return None
         data = self.data_of(linear)
         rows = None if data is None else rows_by_channel(linear, data)
+        covariance = None
         if data is None or rows is None:
             rows = matrix.reshape(groups, -1, rows_per_channel(linear.form, linear.shape), outputs)
-            mean, covariance = np.zeros(groups * rows.shape[1]), None
         else:
-            mean, covariance = data.moments
-        totals = rows.sum(axis=2)
-        made = CORRELATION * _between(totals, covariance)
+            covariance = data.moments[1]
+            covariance = covariance / max(float(np.trace(covariance)) / len(covariance), 1e-300)
+        made = CORRELATION * _between(rows.sum(axis=2), covariance)
         for place in range(rows.shape[2]):
             made += (1 - CORRELATION) * _between(rows[:, :, place], covariance)
-        shift = linear.bias() + np.einsum("gsm,gs->gm", totals, mean.reshape(groups, -1))
-        return normal(linear.form.output % self._rank(linear.result), shift.reshape(-1), made)
+        return normal(linear.form.output % self._rank(linear.result), linear.bias().reshape(-1), made)
 
     def _elementwise(self, node: gs.Node) -> Expected | None:
         rank = self._rank(node.outputs[0].name)
@@ -189,7 +190,9 @@ class _Walk:
         if not known or len(known) + len(stored) < len(read):
             return None
         first = known[0]
-        if any((one.dim, one.repeat, one.values.shape) != (first.dim, first.repeat, first.values.shape) for one in known):
+        if any(
+            (one.dim, one.repeat, one.values.shape) != (first.dim, first.repeat, first.values.shape) for one in known
+        ):
             return None
         if all(one.correlation is first.correlation for one in known):
             return self._evaluated(node, first, stored, rank)

@@ -71,7 +71,7 @@ def refit(task: Task, method: Method, random: np.random.Generator) -> tuple[floa
     before = best = _error(task, task.run())
     states: Sequence[np.ndarray] = [passage.wanted for passage in task.passages]
     for _ in range(ROUNDS):
-        task.pruned.write(*_solved(task, states, method, random))
+        task.pruned.write(*fit(task, states, method, random))
         states = task.run()
         error = _error(task, states)
         if not error < best:
@@ -110,7 +110,8 @@ def _error(task: Task, states: Sequence[np.ndarray]) -> float:
     return gaps / max(spread, 1e-30)
 
 
-def _solved(task: Task, states: Sequence[np.ndarray], method: Method, random: np.random.Generator) -> Weights:
+def fit(task: Task, states: Sequence[np.ndarray], method: Method, random: np.random.Generator) -> Weights:
+    """Returns weights that make what the gates of the original add up, from the states of every passage."""
     inputs, recurrence, bias = (one.copy() for one in task.pruned.weights())
     parts = _parts(task.pruned)
     sums = [_empty(part, inputs, recurrence, task.pruned.gates) for part in parts]

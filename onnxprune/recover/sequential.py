@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -16,9 +17,9 @@ from onnxprune.ops.forms import draw, rows_per_run
 from onnxprune.recover.differences import Correspondence, Differences
 from onnxprune.recover.least_squares import Method
 from onnxprune.recover.moments import Moments
-from onnxprune.recover.projection import Projection, following, leading, projections
+from onnxprune.recover.projection import Projection, projections
 from onnxprune.recover.recurrent import Passage, Task, refit, run_alone
-from onnxprune.recover.targets import Residual, residual_of
+from onnxprune.recover.targets import Goal, Residual, residual_of
 from onnxprune.runtime.session import SessionOptions
 from onnxprune.runtime.walk import Feeds, Memory, Progress, Walk
 
@@ -109,11 +110,14 @@ class _Sequence:
         self._recurrent = {one.result: one for one in recurrent_nodes(original, Holders(original))}
         linear = [one for one in linear_nodes(pruned, shapes, self._holders) if one.result in self._targets]
         self._fitted = len(calibration.fitted)
-        self._sides = list(projections(pruned, original, expected, left))
+        self._sides: dict[str, list[Projection]] = {}
+        for side in projections(pruned, original, expected, left):
+            self._sides.setdefault(side.result, []).append(side)
         fitted = {one.result for one in linear}  # what normalizes such a result has nothing of its own to make up for
         recurrent = recurrent_nodes(pruned, self._holders)
+        touched = (one for one in linear if one.result in self._sides or self._differences.touch(one))
         found: list[Linear | Recurrent] = [
-            *(one for one in linear if self._touched(one) and not (one.scales and one.data in fitted)),
+            *(one for one in touched if not (one.scales and one.data in fitted)),
             *(one for one in recurrent if one.result in self._recurrent and one.result in self._differences.tensors),
         ]
         self.waiting = {one.result: one for one in sorted(found, key=lambda one: one.position)}
@@ -129,19 +133,16 @@ class _Sequence:
             self._refit(linear, self._recurrent[name])
             return
         self._active.add(name)
-        residual = self._residual(linear)
-        if residual is not None:
-            for above in self._unsolved(residual.other):
-                self.repair(above)
-        maps = self._maps(name)
+        goal = self._goal(linear)
+        for above in self._unsolved(goal.pruned):
+            self.repair(above)
         self._active.remove(name)
-        wanted = [linear.data] if residual is None else [linear.data, residual.other]
-        goal = name if residual is None else residual.total
+        wanted = [linear.data, *goal.pruned]
         self._pruned.reach(wanted)
-        self._original.reach([goal])
-        fitted, held_out = self._moments(linear, goal, residual, maps)
+        self._original.reach(goal.original)
+        fitted, held_out = self._moments(linear, goal)
         self._pruned.release(wanted)
-        self._original.release([goal])
+        self._original.release(goal.original)
         self._fit(linear, fitted, held_out)
 
     def _refit(self, recurrent: Recurrent, original: Recurrent) -> None:
@@ -187,59 +188,45 @@ class _Sequence:
         if place is not None and shift.any():
             place.add(shift, read_values(linear.stored).dtype)
 
-    def _moments(
-        self, linear: Linear, goal: str, residual: Residual | None, maps: Sequence[tuple[Projection, Array]]
-    ) -> tuple[Moments, Moments]:
+    def _moments(self, linear: Linear, goal: Goal) -> tuple[Moments, Moments]:
         shape = linear.matrix().shape
         sums = Moments.empty(*shape), Moments.empty(*shape)
         share = rows_per_run(shape[1], self._pruned.runs)
-        for number, (data, target) in enumerate(self._pairs(linear, goal, residual, maps)):
+        for number, (data, target) in enumerate(self._pairs(linear, goal)):
             chosen = draw(linear.form, target, share, self._random)
             sums[number >= self._fitted].add(*linear.form.rows(data, target, chosen))
         return sums
 
-    def _pairs(
-        self, linear: Linear, goal: str, residual: Residual | None, maps: Sequence[tuple[Projection, Array]]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _pairs(self, linear: Linear, goal: Goal) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields data of the pruned network and what should be made of it, run by run."""
-        pairs = zip(self._pruned.values(linear.data), self._original.values(goal), strict=True)
-        others = iter(()) if residual is None else self._pruned.values(residual.other)
+        pairs = zip(self._pruned.values(linear.data), self._original.values(goal.total), strict=True)
+        others = iter(()) if goal.residual is None else self._pruned.values(goal.residual.other)
+        maps = [self._maps(side) for side in goal.sides]
         for data, total in pairs:
-            target = self._left.take(goal, total)
-            if residual is not None:
-                target = residual.wanted(target, next(others), linear.form.output)
-            for side, one in maps:
+            target = self._left.take(goal.total, total)
+            if goal.residual is not None:
+                target = goal.residual.wanted(target, next(others), linear.form.output)
+            for side, one in zip(goal.sides, maps, strict=True):
                 target = side.wanted(total, target, one, linear.form.output)
             yield data, target
 
-    def _touched(self, linear: Linear) -> bool:
-        return self._differences.touch(linear) or any(one.result == linear.result for one in self._sides)
+    def _maps(self, side: Projection) -> Array:
+        walks = self._original, self._original if side.joint else self._pruned
+        return side.maps(*(islice(walk.values(side.other.tensor), self._fitted) for walk in walks))
 
-    def _maps(self, name: str) -> list[tuple[Projection, Array]]:
-        """Returns the sides of products that an operator makes, and where their vectors should go.
+    def _goal(self, linear: Linear) -> Goal:
+        """Returns what to fit: vectors that keep a product, a sum, or what the operator itself made.
 
-        The side that is repaired first leads, and the other follows what has become of it. An operator that makes both
-        follows what the first should become.
+        Of two operators that make the sides of a product, the one that is repaired later keeps it.
         """
-        found: dict[Projection, Array] = {}
-        for side in (one for one in self._sides if one.result == name):
-            partner = next((one for one in self._sides if one.faces(side)), None)
-            open_side = partner is not None and (partner.result in self.waiting or partner.result == name)
-            free = self._active.isdisjoint(self._above(side.other.tensor))
-            for above in self._unsolved(side.other.tensor) if free and not open_side else ():
-                self.repair(above)
-            self._original.reach([*side.product.tensors, name, *(self._unsolved(side.other.tensor))])
-            own, other = side.moments(self._original, self._fitted)
-            if partner in found:
-                found[side] = following(other @ found[partner], found[partner].swapaxes(1, 2) @ other @ found[partner])
-            elif open_side:
-                found[side] = leading(own, other, side.dimensions)
-            elif free:
-                self._pruned.reach([side.other.tensor])
-                found[side] = following(*side.changed(self._original, self._pruned, self._fitted))
-                self._pruned.release([side.other.tensor])
-            self._original.release(side.product.tensors)
-        return list(found.items())
+        sides = [
+            side
+            for side in self._sides.get(linear.result, ())
+            if side.joint or self._active.isdisjoint(self._above(side.other.tensor))
+            if side.facing not in self.waiting
+        ]
+        residual = None if linear.result in self._sides else self._residual(linear)
+        return Goal(linear.result if residual is None else residual.total, residual, sides)
 
     def _residual(self, linear: Linear) -> Residual | None:
         """Returns the sum to fit, where the other summand can be computed first.
@@ -249,11 +236,11 @@ class _Sequence:
         found = residual_of(linear, self._holders) if self._settings.residual else None
         if found is None or found.total not in self._targets or self._active & self._above(found.other):
             return None
-        return found if len(self._unsolved(found.other)) <= 1 else None
+        return found if len(self._unsolved([found.other])) <= 1 else None
 
-    def _unsolved(self, name: str) -> list[str]:
-        """Returns what is to be repaired above a tensor, in graph order."""
-        above = self._above(name)
+    def _unsolved(self, names: Sequence[str]) -> list[str]:
+        """Returns what is to be repaired above tensors, in graph order."""
+        above = set().union(*map(self._above, names))
         return [result for result in self.waiting if result in above]
 
     def _above(self, name: str) -> set[str]:

@@ -1,11 +1,13 @@
 """What a repaired operator should compute."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxprune.model.io import read_values
 from onnxprune.model.linear import Array, Holders, Linear, only_reader, other_summand
+from onnxprune.recover.projection import Projection
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,6 +24,26 @@ class Residual:
         shape = [1] * total.ndim
         shape[dim] = -1
         return np.asarray((total - other - self.shift.reshape(shape)) / self.scale.reshape(shape))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Goal:
+    """What an operator is fitted to: what is left of ``total`` of the original, with some changes."""
+
+    total: str
+    residual: Residual | None = None
+    sides: Sequence[Projection] = ()
+
+    @property
+    def original(self) -> list[str]:
+        """Names of the tensors of the original that it is made of."""
+        return [self.total, *(side.other.tensor for side in self.sides)]
+
+    @property
+    def pruned(self) -> list[str]:
+        """Names of the tensors of the pruned network that it is made of."""
+        others = [] if self.residual is None else [self.residual.other]
+        return others + [side.other.tensor for side in self.sides if not side.joint]
 
 
 def residual_of(linear: Linear, holders: Holders) -> Residual | None:

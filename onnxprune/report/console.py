@@ -50,6 +50,9 @@ def render(report: Report, console: Console, *, full: bool = False) -> None:
     fidelity = summary.fidelity_sentence(report)
     if fidelity is not None:
         _line(console, fidelity)
+    allocation = summary.allocation_sentence(report)
+    if allocation is not None:
+        _line(console, allocation)
     touched = [group for group in report.groups if group.removed > 0]
     _groups(sorted(touched, key=lambda group: -group.removed), console, removed=True, full=full)
     _frozen(report, console, full=full)

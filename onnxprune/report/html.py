@@ -100,6 +100,7 @@ def _context(report: Report, drawing: str | None) -> dict[str, Any]:
         "wants_proof": summary.wants_proof(report),
         "proof": summary.proof_sentence(report),
         "fidelity": summary.fidelity_sentence(report),
+        "allocation": summary.allocation_sentence(report),
         "environment_rows": summary.environment_rows(report),
         "option_rows": summary.option_rows(report),
     }

@@ -47,6 +47,9 @@ def _proof(report: Report) -> list[str]:
     fidelity = summary.fidelity_sentence(report)
     if fidelity is not None:
         parts.append(_sentence(fidelity))
+    allocation = summary.allocation_sentence(report)
+    if allocation is not None:
+        parts.append(_sentence(allocation))
     if report.proof.inexact_groups:
         parts.append("Outside the proof: " + ", ".join(map(_code, report.proof.inexact_groups)) + ".")
     return ["## Proof and fidelity", *parts] if parts else []

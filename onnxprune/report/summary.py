@@ -210,6 +210,16 @@ def fidelity_sentence(report: Report) -> str | None:
     return f"fidelity to the original: {', '.join(parts)}" if parts else None
 
 
+def allocation_sentence(report: Report) -> str | None:
+    """Which allocation won, and what the others came to; None where none competed."""
+    rows = sorted(report.allocations, key=lambda row: (not row.chosen, row.divergence is None, row.divergence or 0.0))
+    if not rows:
+        return None
+    words = [f"{row.name} {units.small(row.divergence)}" for row in rows if row.divergence is not None]
+    words += [f"{row.name} not finite" for row in rows if row.divergence is None]
+    return f"allocation by the error left on held-out samples, relative to the outputs' variance: {', '.join(words)}"
+
+
 def headline(report: Report) -> str:
     """The result in one line."""
     if report.after is None:

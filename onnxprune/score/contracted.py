@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxprune.channels.facts import Axis
 from onnxprune.channels.groups import Channels
-from onnxprune.model.linear import Holders
+from onnxprune.model.linear import Array, Holders
 from onnxprune.model.products import ComputedProduct, computed_products, pooled, root
 from onnxprune.runtime.walk import Walk
 from onnxprune.score.blocks import Block
@@ -40,10 +40,22 @@ class Contracted:
         walk.reach(names)
         left, right = pooled(self.product, zip(*map(walk.values, names), strict=True))
         walk.release(names)
+        left, right = balanced(left, right)
         energy = 2 * float(np.einsum("hij,hij->", left, right))
         for rows, others in ((left, right), (right, left)):
             for head, covariance in enumerate(rows):
                 yield Block(self.axes[0], covariance, root(others[head]), energy)
+
+
+def balanced(left: Array, right: Array) -> tuple[Array, Array]:
+    """Returns second moments of both sides, scaled so that every dimension weighs as much on either side.
+
+    What one side is multiplied with, the other may be divided by: the product does not change, and scores should not.
+    """
+    sizes = [np.maximum(np.einsum("hii->hi", one), 1e-30) for one in (left, right)]
+    scale = (sizes[1] / sizes[0]) ** 0.25
+    outer = scale[:, :, None] * scale[:, None]
+    return left * outer, right / outer
 
 
 def contracted(channels: Channels, holders: Holders) -> Iterator[Contracted]:

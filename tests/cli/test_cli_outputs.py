@@ -140,7 +140,7 @@ def test_replacing_fails_and_leaves_the_old_file(command, small, tmp_path, monke
 
 
 def test_an_interrupt_at_every_stage(command, small, tmp_path, monkeypatch):
-    stages = "read choose_inputs analyze plan slice_channels check_model prove measure_models build_report"
+    stages = "read choose_inputs analyze choose_plan slice_channels check_model prove measure_models build_report"
     for stage in stages.split():
         with monkeypatch.context() as patch:
             patch.setattr(line, stage, interrupt)

@@ -174,7 +174,7 @@ def test_every_option_has_help(command, name):
 
 WANTED = {
     "FILE", "DIR", "SRC", "OUT", "NAME", "RATIO", "PATTERN", "N", "SECONDS", "auto|N", "NAME:1x3x224x224", "MODEL",
-    "BASE", "CANDIDATE", "MODEL...", "KEYS", "SIZE",
+    "BASE", "CANDIDATE", "MODEL...", "KEYS", "SIZE", "X",
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import random
 
 from onnxprune.report.schema import (
+    AllocationRow,
     BlockRow,
     Environment,
     Fidelity,
@@ -88,6 +89,11 @@ def full_report() -> Report:
         quantization=Quantization("ort-cpu", 50, 53, (LeftNode("fc", "its weights are half zero"),), Fusion(48, 50)),
         recovery=Recovery(
             "reconstruct", (RecoveredLayer("conv1", 0.3, 0.1, True), RecoveredLayer("conv2", 0.1, 0.2, False))
+        ),
+        allocations=(
+            AllocationRow("uniform", 1000, 500, 0.25, True),
+            AllocationRow("per-mac", 900, 400, 0.5),
+            AllocationRow("global", 900, 400, None),
         ),
         warnings=("free dimension 'batch' was set to 1",),
         seconds={"total": 12.5, "analyze": 0.5},

@@ -79,6 +79,7 @@ KEYS = {
         "method": None,
         "layers": [{"node": None, "error_before": None, "error_after": None, "kept": None}],
     },
+    "allocations": [dict.fromkeys(("name", "macs", "parameters", "divergence", "chosen"))],
     "warnings": [],
     "seconds": {"total": None, "analyze": None},
 }

@@ -8,7 +8,7 @@ from rich.console import Console
 from onnxprune.report import summary, units
 from onnxprune.report.console import render, render_inspection
 from onnxprune.report.markdown import to_markdown
-from onnxprune.report.schema import GroupRow, LatencyRatio, Proof, Ratios, Recovery, Report, Side
+from onnxprune.report.schema import AllocationRow, GroupRow, LatencyRatio, Proof, Ratios, Recovery, Report, Side
 
 
 def printed(report, draw=render, encoding=None, terminal=False):
@@ -184,3 +184,14 @@ def test_markdown_names_cannot_become_markup():
     assert "`` a`\\|b ``" in text
     assert "<img" not in text.replace("\\<img", "")
     assert "\\| \\[x\\](y)" in text
+
+
+def test_the_allocation_that_won_stands_first():
+    rows = (
+        AllocationRow("global", 5, 5, None),
+        AllocationRow("uniform", 5, 5, 0.5),
+        AllocationRow("per-mac", 5, 5, 0.25, True),
+    )
+    sentence = summary.allocation_sentence(Report("slim", allocations=rows))
+    assert sentence.endswith("variance: per-mac 0.25, uniform 0.5, global not finite")
+    assert summary.allocation_sentence(Report("slim")) is None
