@@ -48,7 +48,8 @@ class Recipe:
     score: str | None = None
     """``obs`` with ``data``, ``l2`` without; or ``l1``, ``batchnorm``, ``random``, ``activation``, ``variance``."""
     recover: str | None = None
-    """Repair after the removal: ``least-squares`` by default with ``data``; ``statistics``, ``bias`` or ``none``."""
+    """Repair after the removal: ``least-squares`` by default with ``data``, ``none`` without; ``statistics``, ``bias``,
+    and ``fold``, which needs no data."""
     max_memory: int | str = "2GB"
     """Memory for what samples make of a model, in bytes or with a unit; the rest goes to files."""
     allocation: str | None = None

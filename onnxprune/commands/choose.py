@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from onnxprune.channels.groups import Channels
+from onnxprune.commands.repair import Repair
 from onnxprune.data.samples import Samples
 from onnxprune.errors import PlanError
 from onnxprune.model.cost import Cost, cost
@@ -12,15 +13,14 @@ from onnxprune.plan.allocation import ALLOCATIONS
 from onnxprune.plan.demand import Demand
 from onnxprune.plan.plan import Plan, plan
 from onnxprune.plan.select import select
-from onnxprune.recover.recover import BATCH, calibration, method_of, repaired
+from onnxprune.recover.recover import BATCH, calibration
 from onnxprune.recover.sensitivity import LEVELS, divergence, sensitivity
-from onnxprune.recover.sequential import Settings
 from onnxprune.report.schema import AllocationRow
 from onnxprune.runtime.session import SessionOptions, open_session
 from onnxprune.runtime.walk import Feeds
 from onnxprune.score.readings import Runs
 from onnxprune.score.scores import Vector, score
-from onnxprune.slim import Recipe
+from onnxprune.slim import Progress, Recipe
 from onnxprune.surgery.slice import slice_channels
 
 CONTEST_SAMPLES = 128
@@ -41,12 +41,9 @@ class Choice:
     rivals: tuple[AllocationRow, ...] = ()
 
 
-def repair_name(recipe: Recipe) -> str:
-    """Returns the repair that is asked for: with samples least squares by default."""
-    return recipe.recover or ("none" if recipe.data is None else "least-squares")
-
-
-def choose_plan(channels: Channels, recipe: Recipe, samples: Samples | None, whole: Cost) -> Choice:
+def choose_plan(
+    channels: Channels, recipe: Recipe, samples: Samples | None, whole: Cost, progress: Progress | None = None
+) -> Choice:
     """Returns the plan of the allocation that is asked for; with samples, by default that of the best.
 
     Args:
@@ -54,11 +51,12 @@ def choose_plan(channels: Channels, recipe: Recipe, samples: Samples | None, who
         recipe: What is asked for.
         samples: Samples to estimate from; their last fifth judges.
         whole: Cost of the model.
+        progress: Called with the stage and the fraction of it that is done.
 
     Raises:
         PlanError: nothing can be removed.
     """
-    makers = _Makers(channels, recipe, samples, whole)
+    makers = _Makers(channels, recipe, samples, whole, progress)
     if recipe.allocation is not None or samples is None:
         return Choice(makers.plan(recipe.allocation or "uniform"))
     return makers.contest(samples)
@@ -67,8 +65,11 @@ def choose_plan(channels: Channels, recipe: Recipe, samples: Samples | None, who
 class _Makers:
     """Makes plans of one recipe; scores and losses are taken once."""
 
-    def __init__(self, channels: Channels, recipe: Recipe, samples: Samples | None, whole: Cost) -> None:
+    def __init__(
+        self, channels: Channels, recipe: Recipe, samples: Samples | None, whole: Cost, progress: Progress | None
+    ) -> None:
         self._channels, self._recipe, self._samples, self._whole = channels, recipe, samples, whole
+        self._progress = progress
         self._groups = select(channels, recipe.include, recipe.exclude)
         self._options = SessionOptions(recipe.ep, recipe.threads)
         runs = None if samples is None else self._runs(samples.split()[0])
@@ -107,8 +108,12 @@ class _Makers:
                     continue
         if len(plans) == 1:
             return Choice(first)
-        judge = _Judge(self._channels, self._recipe, samples, self._options)
-        rows = [AllocationRow(name, *self._sizes(one), judge.divergence(one)) for name, one in plans.items()]
+        judge = _Judge(self._channels, self._recipe, samples)
+        rows = []
+        for number, (name, one) in enumerate(plans.items(), 1):
+            rows.append(AllocationRow(name, *self._sizes(one), judge.divergence(one)))
+            if self._progress is not None:
+                self._progress("allocate", number / len(plans))
         best = min(rows, key=lambda row: row.divergence if row.divergence is not None else float("inf"))
         return Choice(plans[best.name], tuple(replace(row, chosen=row is best) for row in rows))
 
@@ -127,7 +132,9 @@ class _Makers:
         return found.macs, found.parameters
 
     def _runs(self, samples: Samples) -> Runs:
-        return Runs(list(samples.batches(BATCH)), int(self._recipe.max_memory), self._options, self._recipe.seed)
+        recipe = self._recipe
+        feeds = list(samples.batches(BATCH))
+        return Runs(feeds, int(recipe.max_memory), self._options, recipe.seed, self._progress)
 
     def _measured(self) -> dict[str, Vector] | None:
         if self._samples is None:
@@ -147,9 +154,8 @@ class _Makers:
 class _Judge:
     """Holds the repaired result of a plan against the original, on held-out samples."""
 
-    def __init__(self, channels: Channels, recipe: Recipe, samples: Samples, options: SessionOptions) -> None:
-        self._channels, self._method, self._options = channels, repair_name(recipe), options
-        self._memory = int(recipe.max_memory)
+    def __init__(self, channels: Channels, recipe: Recipe, samples: Samples) -> None:
+        self._channels, self._repair = channels, Repair.of(recipe)
         fitted, held_out = samples.split()
         few = fitted.draw(CONTEST_SAMPLES, recipe.seed)
         self._runs = replace(calibration(samples, recipe.seed), fitted=list(few.batches(BATCH)))
@@ -159,14 +165,12 @@ class _Judge:
     def divergence(self, made: Plan) -> float | None:
         """Returns the squared error of the outputs relative to their variance; ``None`` where it is not finite."""
         result = slice_channels(self._channels, made.removals)
-        if self._method != "none":
-            settings = Settings(method_of(self._method), memory=self._memory, options=self._options)
-            result = repaired(result, self._channels, made.removals, self._runs, settings)[0]
+        result, _ = self._repair.apply(result, self._channels, made.removals, self._runs)
         found = divergence(self._expected, self._outputs(result))
         return found if found < float("inf") else None
 
     def _outputs(self, graph: Graph) -> Sequence[Feeds]:
-        session = open_session(graph, self._options)
+        session = open_session(graph, self._repair.options)
         return [session.run(feeds) for feeds in self._feeds]
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from onnxprune import arguments
 from onnxprune.arguments import optional
+from onnxprune.commands.repair import NONE
 from onnxprune.data.preprocess import Preprocess, parse_preprocess
 from onnxprune.errors import UsageError
 from onnxprune.plan.plan import Plan
-from onnxprune.recover.recover import method_of
+from onnxprune.recover.recover import needs_samples
 from onnxprune.slim import Recipe
 
 DECIDED = ("max_macs", "max_params", "score", "allocation", "round_to", "include", "exclude")
@@ -52,8 +53,8 @@ def checked(recipe: Recipe) -> Recipe:
         dry_run=arguments.flag(recipe.dry_run, "--dry-run"),
         external_root=optional(arguments.path, recipe.external_root, "--external-root"),
     )
-    if plain.recover not in (None, "none"):
-        method_of(plain.recover)
+    if plain.recover not in (None, NONE):
+        needs_samples(plain.recover)
     _check_choice(plain)
     _check_samples(plain)
     return plain
@@ -79,8 +80,8 @@ def _check_choice(recipe: Recipe) -> None:
 
 
 def _check_samples(recipe: Recipe) -> None:
-    if recipe.recover not in (None, "none") and recipe.data is None:
-        raise UsageError(f"the repair {recipe.recover!r} is fitted to samples: give --data")
+    if recipe.recover not in (None, NONE) and needs_samples(recipe.recover) and recipe.data is None:
+        raise UsageError(f"the repair {recipe.recover!r} is fitted to samples: give --data, or choose fold")
     if recipe.data is not None or recipe.eval is not None:
         return
     if recipe.metric is not None and not recipe.allow_random:

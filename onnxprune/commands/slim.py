@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 
 from onnxprune.channels.groups import Channels, analyze
-from onnxprune.commands.choose import Choice, choose_plan, missed, repair_name
+from onnxprune.commands.choose import Choice, choose_plan, missed
 from onnxprune.commands.evidence import (
     Evidence,
     check_model,
@@ -19,13 +19,13 @@ from onnxprune.commands.evidence import (
 )
 from onnxprune.commands.inputs import Inputs, choose_inputs
 from onnxprune.commands.recipe import checked, shown
+from onnxprune.commands.repair import Repair
 from onnxprune.commands.stopwatch import Stopwatch
 from onnxprune.model.cost import Cost, cost
 from onnxprune.model.inline import without_functions
-from onnxprune.model.io import Graph, read, to_proto
+from onnxprune.model.io import read, to_proto
 from onnxprune.plan.plan import Plan
-from onnxprune.recover.recover import calibration, method_of, repaired
-from onnxprune.recover.sequential import Settings
+from onnxprune.recover.recover import calibration
 from onnxprune.report.build import counted_at, describe_side, environment_of, group_rows, node_rows
 from onnxprune.report.schema import Proof, Ratios, RecoveredLayer, Recovery, Report, Side
 from onnxprune.runtime.session import SessionOptions, check_provider
@@ -68,7 +68,9 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
         channels = analyze(graph, inputs.sizes, inexact=inexact)
     with watch.stage("plan"):
         whole = cost(graph, inputs.sizes)
-        choice = Choice(stored) if stored is not None else choose_plan(channels, recipe, inputs.given, whole)
+        choice = (
+            Choice(stored) if stored is not None else choose_plan(channels, recipe, inputs.given, whole, watch.progress)
+        )
         chosen = choice.plan
         chosen.check(channels)
     with watch.stage("surgery"):
@@ -86,7 +88,12 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
                 check_provable(channels, proto, inputs, options)
             check_proofs(proof, preparation)
         with watch.stage("recover"):
-            result, repairs = recovered(sliced, channels, chosen, recipe, inputs)
+            repair = Repair.of(recipe, watch.progress)
+            runs = None if inputs.given is None else calibration(inputs.given, recipe.seed)
+            result, layers = repair.apply(sliced, channels, chosen.removals, runs)
+            if layers:
+                rows = (RecoveredLayer(one.node, one.before, one.after, one.kept) for one in layers)
+                repairs = Recovery(repair.name, tuple(rows))
         with watch.stage("measure"):
             evidence = measure_models((proto, to_proto(result)), inputs, recipe, watch)
             evidence.proof, evidence.preparation = proof, preparation
@@ -97,21 +104,6 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
     report = build_report(work, watch.total())
     met = not missed(recipe, *costs)
     return Result(small, report, chosen, not report.ratios.latency.slower, met, graph.external)
-
-
-def recovered(
-    sliced: Graph, channels: Channels, chosen: Plan, recipe: Recipe, inputs: Inputs
-) -> tuple[Graph, Recovery]:
-    """Returns the repaired graph, where a repair is asked for and there are samples, and what became of its layers."""
-    name = repair_name(recipe)
-    if name == "none" or inputs.given is None:
-        return sliced, Recovery()
-    options = SessionOptions(recipe.ep, recipe.threads)
-    settings = Settings(method_of(name), memory=int(recipe.max_memory), options=options)
-    runs = calibration(inputs.given, recipe.seed)
-    result, layers = repaired(sliced, channels, chosen.removals, runs, settings)
-    rows = (RecoveredLayer(one.node, one.before, one.after, one.kept) for one in layers)
-    return result, Recovery(name, tuple(rows))
 
 
 def stored_plan(recipe: Recipe) -> Plan | None:

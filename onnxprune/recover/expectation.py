@@ -4,9 +4,9 @@ What a linear operator computes is a sum of many numbers and taken as normally d
 are evaluated at the nodes of a Gauss-Hermite quadrature, and the covariance of their results follows from their Hermite
 series (Mehler 1866; Daniely et al. 2016, Toward Deeper Understanding of Neural Networks). BatchNormalization tells mean
 and variance itself. As in Gast and Roth 2018 (Lightweight Probabilistic Deep Networks), moments pass from operator to
-operator, with one difference: the inputs of a linear operator keep their correlations, but get the mean 0 and on average
-the variance 1. Errors of the means add up otherwise, and biases, into which exporters fold the true means of a
-BatchNormalization, would no longer cancel them.
+operator, with one difference: the inputs of a linear operator keep their correlations, but get the mean 0 and, on
+average, the variance 1. Errors of the means would add up, and the biases, into which exporters fold the true means of
+a BatchNormalization, would not cancel them.
 """
 
 import logging
@@ -27,7 +27,7 @@ from onnxprune.model.io import read_values
 from onnxprune.model.linear import Array, Holders, Linear, linear_nodes
 from onnxprune.model.shapes import node_name, node_proto, opset_of
 from onnxprune.ops.elementwise import ACTIVATIONS, ARITHMETIC, FUNCTIONS
-from onnxprune.ops.forms import rows_per_channel
+from onnxprune.ops.forms import Scaling, rows_per_channel
 
 LOG = logging.getLogger("onnxprune")
 
@@ -40,9 +40,9 @@ CORRELATION = 0.5
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
 DEGREES = 16
 HERMITE = (
-    np.stack([np.polynomial.hermite_e.hermeval(NODES, np.eye(k + 1)[k]) / math.factorial(k) ** 0.5 for k in range(17)])
-    * WEIGHTS
-    / WEIGHTS.sum()
+    np.polynomial.hermite_e.hermevander(NODES, DEGREES).T
+    / np.sqrt([[math.factorial(degree)] for degree in range(DEGREES + 1)])
+    * (WEIGHTS / WEIGHTS.sum())
 )
 """Polynomials of degree 0 to ``DEGREES``, of length 1, at the nodes, with the weights of the nodes."""
 
@@ -145,7 +145,7 @@ class _Walk:
             return
         result = None
         if linear is not None:
-            result = self._scaled(linear) if linear.scales else self._product(linear)
+            result = self._normalized(linear) if linear.scales else self._product(linear)
         elif node.op in ELEMENTWISE:
             result = self._elementwise(node)
         elif node.op in MOVING:
@@ -156,13 +156,14 @@ class _Walk:
     def _rank(self, name: str) -> int:
         return len(self._shapes[name])
 
-    def _scaled(self, linear: Linear) -> Expected | None:
+    def _normalized(self, linear: Linear) -> Expected | None:
         """BatchNormalization: the stored shift is the mean and the stored gain the deviation."""
         data = self.data_of(linear)
-        if data is None or data.repeat != 1:
+        if data is None or data.repeat != 1 or not isinstance(linear.form, Scaling):
             return None
-        values = linear.bias() + linear.matrix()[:, 0] * NODES
-        return Expected(data.dim, data.correlation, values) if len(values) == len(data.values) else None
+        variance = np.square(linear.form.deviation)
+        moving = np.sqrt(np.maximum(1 - float(linear.node.attrs.get("epsilon", 1e-5)) / variance, 0))
+        return Expected(data.dim, data.correlation, linear.bias() + linear.matrix()[:, 0] * moving[:, None] * NODES)
 
     def _product(self, linear: Linear) -> Expected | None:
         matrix = linear.matrix()
@@ -218,10 +219,11 @@ class _Walk:
                 values = self.found[tensor.name].values
                 feeds[tensor.name] = (values if other else values.T).reshape(shape)
         try:
-            result = ReferenceEvaluator(node_proto(node), opsets={"": self._opset}).run(None, feeds)[0]
+            found = ReferenceEvaluator(node_proto(node), opsets={"": self._opset}).run(None, feeds)
         except Exception as error:  # of any kind: the reference raises what each operator happens to
             LOG.debug("cannot compute %s: %s", node_name(node), error)
             return None
+        result = np.asarray(next(iter(found)))
         if result.shape != tuple(shape):
             return None
         table = np.moveaxis(result, (first.dim, other), (0, 1)).reshape(first.values.shape)

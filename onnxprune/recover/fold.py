@@ -25,7 +25,7 @@ from onnxprune.recover.sequential import Repaired
 from onnxprune.surgery.gone import Gone, Removals
 
 RIDGE = 1e-6
-"""Ridge on second moments, as a fraction of their mean."""
+"""Ridge on the second moment of every channel, as a fraction of it: duplicates among those that stay are no harm."""
 
 CONSTANT = 1e-6
 """Variance, relative to the second moment, below which a channel is a constant."""
@@ -81,7 +81,10 @@ class _Folded:
 
 
 def _folded(linear: Linear, data: Expected, removed: NDArray[np.bool_], *, shifts: bool) -> _Folded | None:
-    """Returns the best combinations of the channels that stay, scaled as the variance of the results asks for."""
+    """Returns the best combinations of the channels that stay, scaled as the second moment of the results asks for.
+
+    Combinations lose some of it; the scale stays near 1 where what is made says little about what was.
+    """
     rows = rows_by_channel(linear, data)
     if rows is None:
         return None
@@ -93,9 +96,12 @@ def _folded(linear: Linear, data: Expected, removed: NDArray[np.bool_], *, shift
     combined = stay + np.einsum("gsp,gpom->gsom", moments.combinations(~gone, gone & ~constant), rows)
     wanted, made = moments.products(target, target), moments.products(combined, combined)
     trust = np.clip(np.square(moments.products(target, combined)) / np.maximum(made * wanted, 1e-300), 0, 1)
-    combined *= 1 + trust[:, None, None] * (np.sqrt(wanted / np.maximum(made, 1e-300))[:, None, None] - 1)
+    ratio = np.sqrt(wanted / np.maximum(made, 1e-12 * wanted + 1e-300))
+    combined *= (1 + trust * (ratio - 1))[:, None, None]
     whole = max(float(moments.products(rows, rows).sum()), 1e-300)
     before, after = (float(moments.products(error, error).sum()) / whole for error in (rows - stay, target - combined))
+    if not np.isfinite((before, after)).all():
+        return None
     return _Folded((combined - stay).reshape(linear.matrix().shape), shift.reshape(-1), before, after)
 
 

@@ -19,7 +19,7 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Candidates for the ridge, as fractions of the mean variance of an input."""
 
 STEPS = 200
-TOLERANCE = 1e-5
+TOLERANCE = 1e-4
 """Conjugate gradients end there, or where the residual is this fraction of what it was."""
 
 
@@ -127,22 +127,29 @@ def _solved(damped: Array, gap: Array) -> Array:
 def _solved_where(free: Mask, damped: Array, gap: Array) -> Array:
     """Solves for the free entries of every column, by conjugate gradients on all columns at once.
 
-    The systems of the columns differ in the rows and columns of ``damped`` that they keep, and in nothing else.
+    The systems of the columns differ in the rows and columns of ``damped`` that they keep, and in nothing else; steps
+    that are zero elsewhere keep to them.
     """
-    scale = free / np.einsum("gii->gi", damped)[:, :, None]
+    scale = free * _inverse(np.einsum("gii->gi", damped))[:, :, None]
     found = np.zeros_like(gap)
-    left = gap * free
+    left = gap.copy()
     step = scale * left
     size = np.einsum("gim,gim->gm", left, step)
     enough = TOLERANCE**2 * size
     for _ in range(STEPS):
         if (size <= enough).all():
             break
-        moved = (damped @ step) * free
-        length = size / np.maximum(np.einsum("gim,gim->gm", step, moved), np.finfo(np.float64).tiny)
+        moved = damped @ step
+        length = size * _inverse(np.einsum("gim,gim->gm", step, moved))
         found += length[:, None] * step
         left -= length[:, None] * moved
         turned = scale * left
         before, size = size, np.einsum("gim,gim->gm", left, turned)
-        step = turned + (size / np.maximum(before, np.finfo(np.float64).tiny))[:, None] * step
+        step = turned + (size * _inverse(before))[:, None] * step
     return found
+
+
+def _inverse(values: Array) -> Array:
+    """Returns 1 / values, and 0 where rounding left nothing positive."""
+    safe = values > 1e-150
+    return np.where(safe, 1 / np.where(safe, values, 1.0), 0.0)

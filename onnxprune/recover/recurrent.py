@@ -132,7 +132,8 @@ def fit(task: Task, states: Sequence[np.ndarray], method: Method, random: np.ran
         own = bias[used, :, place].sum(axis=0)
         if task.pruned.bias is None:  # a shift could not be stored
             fitted, held_out = fitted.fixed(own), held_out.fixed(own)
-        found = method(fitted, held_out, matrix, own)
+        free = None if matrix.all() else matrix != 0  # zeros may be a mask
+        found = method(fitted, held_out, matrix, own, free)
         turned = found.matrix.swapaxes(1, 2)
         if part.inputs:
             inputs[:, place] = turned[..., :cut]

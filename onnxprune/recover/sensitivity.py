@@ -53,17 +53,19 @@ def sensitivity(
     chosen = channels.prunable if groups is None else groups
     gone = {group.name: [_units(group, scores.values[group.name], level) for level in LEVELS] for group in chosen}
     trials: dict[str, list[list[MadeUp]]] = {name: [[] for _ in LEVELS] for name in gone}
-    for one in readings(channels, runs):
+    for one in readings(channels, replace(runs, progress=None)):
         for level, units in enumerate(gone.get(one.group, ()) if one.result else ()):
             trials[one.group][level].append(made_up(one, units))
     expected = _outputs(channels, [], {}, runs)
     found = {}
-    for group in chosen:
+    for number, group in enumerate(chosen, 1):
         losses = [
             divergence(expected, _outputs(channels, changes, {group.name: units.tolist()}, runs)) if units.size else 0.0
             for changes, units in zip(trials[group.name], gone[group.name], strict=True)
         ]
         found[group.name] = _curve([units.size for units in gone[group.name]], losses, group.units)
+        if runs.progress is not None:
+            runs.progress("measure groups", number / len(chosen))
     return found
 
 

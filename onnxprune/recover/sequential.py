@@ -113,11 +113,12 @@ class _Sequence:
         self._sides: dict[str, list[Projection]] = {}
         for side in projections(pruned, original, expected, left):
             self._sides.setdefault(side.result, []).append(side)
-        fitted = {one.result for one in linear}  # what normalizes such a result has nothing of its own to make up for
+        fitted = {one.result for one in linear}  # a normalization of these alone has nothing left to make up for
+        other = self._differences.results
         recurrent = recurrent_nodes(pruned, self._holders)
         touched = (one for one in linear if one.result in self._sides or self._differences.touch(one))
         found: list[Linear | Recurrent] = [
-            *(one for one in touched if not (one.scales and one.data in fitted)),
+            *(one for one in touched if not one.scales or one.data not in fitted or one.result in other),
             *(one for one in recurrent if one.result in self._recurrent and one.result in self._differences.tensors),
         ]
         self.waiting = {one.result: one for one in sorted(found, key=lambda one: one.position)}

@@ -46,6 +46,11 @@ CONVOLUTION = (
     "h1 = Conv<pads=[1,1,1,1]>(x, w1, b1) h = Relu(h1) q4 = Conv(h, wq, bq) k4 = Conv(h, wk, bk) "
     "q = Reshape(q4, to) k = Reshape(k4, to) t = Transpose<perm=[0,2,1]>(q) y = MatMul(t, k)",
 )
+SHARED = (
+    "x:N,3,12,10 w1=10,24 b1=24 wq=24,16 wk=24,16 wv=24,8 wo=8,6",
+    "h0 = MatMul(x, w1) h1 = Add(h0, b1) h = Relu(h1) q = MatMul(h, wq) k = MatMul(h, wk) v = MatMul(h, wv) "
+    "o, e, f, y = Attention<scale=1.0, qk_matmul_output_mode=0>(q, k, v) z = MatMul(o, wo)",
+)
 WHOLE = (
     f"{TOKENS} wq=24,16 wk=24,16 wv=24,24 wo=24,6",
     HIDDEN + "q = MatMul(h, wq) k = MatMul(h, wk) v = MatMul(h, wv) t = Transpose<perm=[0,2,1]>(k) "
@@ -55,7 +60,7 @@ WHOLE = (
 
 def network(net: tuple[str, str], seed: int) -> ModelProto:
     """Returns the network with weights that are small enough for a Softmax."""
-    proto = model(*net, seed=seed)
+    proto = model(*net, opset=23 if net is SHARED else 17, seed=seed)
     for tensor in proto.graph.initializer:
         if tensor.name[0] in "wb":
             values = numpy_helper.to_array(tensor) * np.float32(0.25)
@@ -93,7 +98,9 @@ def test_the_projection_is_that_of_least_squares() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize(
-    "net", [SEPARATE, FUSED, HEADS, CONVOLUTION], ids=["separate", "fused", "heads", "convolution"]
+    "net",
+    [SEPARATE, FUSED, HEADS, CONVOLUTION, SHARED],
+    ids=["separate", "fused", "heads", "convolution", "operator of its own"],
 )
 def test_the_product_of_queries_and_keys_stays(
     net: tuple[str, str], seed: int, monkeypatch: pytest.MonkeyPatch

@@ -119,6 +119,19 @@ def test_without_a_bias_nothing_is_shifted() -> None:
     assert stored(better).keys() == stored(small).keys()
 
 
+def test_weights_that_are_zero_stay_zero() -> None:
+    proto = network("GRU")
+    for tensor in proto.graph.initializer:
+        if tensor.name in ("w", "r"):
+            values = numpy_helper.to_array(tensor).copy()
+            values[..., 1::2] = 0
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    small, better, found = repaired(proto)
+    assert found[0].kept
+    for name in ("w", "r"):
+        np.testing.assert_array_equal(stored(better)[name] == 0, stored(small)[name] == 0)
+
+
 def test_steps_from_a_given_state_are_left_out() -> None:
     graph = load(network("LSTM", "bidirectional", inputs="x, w, r, b, , i"))
     (one,) = recurrent_nodes(graph, Holders(graph))
