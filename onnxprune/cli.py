@@ -201,9 +201,11 @@ def inspect(
     metavar="NAME",
     help="l2 (default), l1, batchnorm, random; with samples obs (default), activation, variance.",
 )
-@click.option("--recover",
+@click.option(
+    "--recover",
     metavar="NAME",
-    help="Repair on samples: least-squares (default), statistics or bias; without: none (default) or fold.",)
+    help="Repair on samples: least-squares (default), statistics or bias; without: none (default) or fold.",
+)
 @click.option(
     "--max-memory", metavar="SIZE", default="2GB", show_default=True, help="For what samples make of a model."
 )

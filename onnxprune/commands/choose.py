@@ -26,6 +26,9 @@ from onnxprune.surgery.slice import slice_channels
 CONTEST_SAMPLES = 128
 """Most samples that the rivals are repaired with, before the best of them is repaired with all."""
 
+CONTEST_ROWS = 5_000
+"""Rows of every operator that are read then."""
+
 TRIAL_SAMPLES = (8, 128)
 """Fewest and most samples to measure groups one by one with."""
 
@@ -155,7 +158,7 @@ class _Judge:
     """Holds the repaired result of a plan against the original, on held-out samples."""
 
     def __init__(self, channels: Channels, recipe: Recipe, samples: Samples) -> None:
-        self._channels, self._repair = channels, Repair.of(recipe)
+        self._channels, self._repair = channels, replace(Repair.of(recipe), rows=CONTEST_ROWS)
         fitted, held_out = samples.split()
         few = fitted.draw(CONTEST_SAMPLES, recipe.seed)
         self._runs = replace(calibration(samples, recipe.seed), fitted=list(few.batches(BATCH)))

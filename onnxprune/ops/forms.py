@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Index = NDArray[np.int64]
 
-LEAST_ROWS = 20_000
+ROWS = 40_000
 """Rows that are read where there are as many; more where an operator has more inputs."""
 
 ROWS_PER_INPUT = 10
@@ -58,6 +58,9 @@ class Form(Protocol):
     def rows(self, data: Array, result: Array, chosen: Index) -> tuple[Array, Array]:
         """Returns the chosen rows [groups, R, n], and what they made of the result [groups, R, m]."""
 
+    def outputs(self, result: Array, chosen: Index) -> Array:
+        """Returns what the chosen rows made of the result alone, [groups, R, m]."""
+
 
 @dataclass(frozen=True, slots=True)
 class Product:
@@ -90,7 +93,11 @@ class Product:
 
     def rows(self, data: Array, result: Array, chosen: Index) -> tuple[Array, Array]:
         """Returns vectors."""
-        return _vectors(data, self.channel, chosen)[None], _vectors(result, self.output, chosen)[None]
+        return _vectors(data, self.channel, chosen)[None], self.outputs(result, chosen)
+
+    def outputs(self, result: Array, chosen: Index) -> Array:
+        """Returns vectors of the result."""
+        return _vectors(result, self.output, chosen)[None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +134,11 @@ class Scaling:
     def rows(self, data: Array, result: Array, chosen: Index) -> tuple[Array, Array]:
         """Returns normalized numbers."""
         inputs = (_vectors(data, 1, chosen).astype(np.float64) - self.mean) / self.deviation
-        return inputs.T[:, :, None], _vectors(result, 1, chosen).T[:, :, None]
+        return inputs.T[:, :, None], self.outputs(result, chosen)
+
+    def outputs(self, result: Array, chosen: Index) -> Array:
+        """Returns numbers of the result."""
+        return _vectors(result, 1, chosen).T[:, :, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +169,15 @@ class Convolution:
 
     def rows(self, data: Array, result: Array, chosen: Index) -> tuple[Array, Array]:
         """Returns patches."""
-        rank = len(self.kernel)
         sample, *position = np.unravel_index(chosen, (result.shape[0], *result.shape[2:]))
         starts = [p * stride for p, stride in zip(position, self.strides, strict=True)]
         patches = _patches(_padded(data, self.pads), self.kernel, self.dilations, sample, starts)
         inputs = patches.reshape(len(chosen), self.groups, -1).transpose(1, 0, 2)
-        outputs = np.moveaxis(result, 1, -1)[(sample, *position)] if rank else result
-        return inputs, outputs.reshape(len(chosen), self.groups, -1).transpose(1, 0, 2)
+        return inputs, self.outputs(result, chosen)
+
+    def outputs(self, result: Array, chosen: Index) -> Array:
+        """Returns the channels at every place."""
+        return _vectors(result, 1, chosen).reshape(len(chosen), self.groups, -1).transpose(1, 0, 2)
 
 
 class TransposedConvolution(Convolution):
@@ -197,8 +210,7 @@ class TransposedConvolution(Convolution):
         sample, *position = np.unravel_index(chosen, (result.shape[0], *result.shape[2:]))
         patches = _patches(_padded(wide, (*before, *after)), self.kernel, self.dilations, sample, position)
         inputs = patches.reshape(len(chosen), self.groups, -1).transpose(1, 0, 2)
-        outputs = np.moveaxis(result, 1, -1)[(sample, *position)]
-        return inputs, outputs.reshape(len(chosen), self.groups, -1).transpose(1, 0, 2)
+        return inputs, self.outputs(result, chosen)
 
 
 def form_of(node: gs.Node, data: Sequence[int], weights: Sequence[int], result: Sequence[int]) -> Form | None:
@@ -294,9 +306,9 @@ def rows_per_channel(form: Form, weights: Sequence[int]) -> int:
     return 1 if isinstance(form, Product) else math.prod(weights[2:])
 
 
-def rows_per_run(inputs: int, runs: int) -> int:
-    """Returns how many rows of each run are enough for statistics over this many inputs."""
-    return -(-max(LEAST_ROWS, ROWS_PER_INPUT * inputs) // runs)
+def rows_per_run(inputs: int, runs: int, least: int = ROWS) -> int:
+    """Returns how many rows of each run are enough for statistics over this many inputs, at ``least`` that many."""
+    return -(-max(least, ROWS_PER_INPUT * inputs) // runs)
 
 
 def draw(form: Form, result: Array, share: int, random: np.random.Generator) -> Index:

@@ -27,11 +27,21 @@ class Moments:
 
     def add(self, rows: NDArray[np.floating], targets: NDArray[np.floating]) -> None:
         """Adds rows [g, R, n] and their targets [g, R, m]."""
-        wide = np.concatenate([rows, np.ones((*rows.shape[:2], 1), rows.dtype)], axis=2).astype(np.float64)
+        wide = _wide(rows)
+        self.gram += wide.transpose(0, 2, 1) @ wide
+        self._aim(wide, targets)
+
+    def aimed_anew(self) -> "Moments":
+        """Returns the sums of the same rows without targets, for :meth:`aim`."""
+        return Moments(self.gram, np.zeros_like(self.cross), np.zeros_like(self.energy))
+
+    def aim(self, rows: NDArray[np.floating], targets: NDArray[np.floating]) -> None:
+        """Adds targets [g, R, m] of rows [g, R, n] that are in the sums already."""
+        self._aim(_wide(rows), targets)
+
+    def _aim(self, wide: Array, targets: NDArray[np.floating]) -> None:
         goal = targets.astype(np.float64)
-        turned = wide.transpose(0, 2, 1)
-        self.gram += turned @ wide
-        self.cross += turned @ goal
+        self.cross += wide.transpose(0, 2, 1) @ goal
         self.energy += np.square(goal).sum(axis=1)
 
     @property
@@ -66,3 +76,7 @@ class Moments:
         x_mean, y_mean = self.gram[:, -1, :-1] / count, self.cross[:, -1] / count
         covariance = self.gram[:, :-1, :-1] / count - x_mean[:, :, None] * x_mean[:, None]
         return covariance, self.cross[:, :-1] / count - x_mean[:, :, None] * y_mean[:, None], x_mean, y_mean
+
+
+def _wide(rows: NDArray[np.floating]) -> Array:
+    return np.concatenate([rows, np.ones((*rows.shape[:2], 1), rows.dtype)], axis=2).astype(np.float64)

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnxprune.model.fold import store_moved
 from onnxprune.model.graph import read_by
@@ -13,7 +14,8 @@ from onnxprune.model.linear import Array, Holders, Linear, bias_of, linear_nodes
 from onnxprune.model.recurrent import Recurrent, recurrent_nodes
 from onnxprune.model.shapes import Shapes, ShapeWalk
 from onnxprune.model.sizes import generic_shapes
-from onnxprune.ops.forms import draw, rows_per_run
+from onnxprune.ops.forms import ROWS, Index, draw, rows_per_run
+from onnxprune.recover.clipping import Batch, clipping_of, refined
 from onnxprune.recover.differences import Correspondence, Differences
 from onnxprune.recover.least_squares import Method
 from onnxprune.recover.moments import Moments
@@ -41,19 +43,24 @@ class Settings:
     """How to repair.
 
     ``residual`` fits the sum behind an operator whose result is only added to something else; ``memory`` is in bytes;
-    ``progress`` hears after every operator how much is done.
+    ``rows`` are read of every operator, and more where it has many inputs; ``progress`` hears after every operator how
+    much is done.
     """
 
     method: Method
     residual: bool = True
     memory: int = 2 << 30
+    rows: int = ROWS
     options: SessionOptions | None = None
     progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """What became of one operator: mean squared error on held-out rows, relative to the variance of the target."""
+    """What became of one operator: mean squared error on held-out rows, relative to the variance of the target.
+
+    Behind an operator whose result goes through Relu or Clip it is the error of what they let through.
+    """
 
     node: str
     before: float
@@ -104,6 +111,7 @@ class _Sequence:
         shapes = ShapeWalk(pruned, sizes).run()
         self._targets = _targets(pruned, shapes, expected, left)
         self._holders = Holders(pruned)
+        self._readers = readers_of(pruned)
         self._differences = Differences(pruned, original, left)
         self._twins = {one.result: one for one in linear_nodes(original, expected, Holders(original))}
         self._graph = pruned
@@ -141,10 +149,9 @@ class _Sequence:
         wanted = [linear.data, *goal.pruned]
         self._pruned.reach(wanted)
         self._original.reach(goal.original)
-        fitted, held_out = self._moments(linear, goal)
+        self._fit(linear, goal)
         self._pruned.release(wanted)
         self._original.release(goal.original)
-        self._fit(linear, fitted, held_out)
 
     def _refit(self, recurrent: Recurrent, original: Recurrent) -> None:
         read, wanted = sorted(read_by(recurrent.node)), [original.data, original.result]
@@ -171,7 +178,8 @@ class _Sequence:
         self._pruned.release(read)
         self._original.release(wanted)
 
-    def _fit(self, linear: Linear, fitted: Moments, held_out: Moments) -> None:
+    def _fit(self, linear: Linear, goal: Goal) -> None:
+        chosen, fitted, held_out = self._moments(linear, goal)
         matrix, bias, spread = linear.matrix(), linear.bias(), held_out.variance
         place = bias_of(linear, self._holders)
         if place is None:  # a shift could not be stored
@@ -180,7 +188,13 @@ class _Sequence:
         if before < EXACT:
             return
         free = self._differences.free(linear, self._twins.get(linear.result))
-        found = self._settings.method(fitted, held_out, matrix, bias, free)
+        clipping = clipping_of(self._readers.get(goal.total, ()), self._holders)
+        if clipping is None or place is None:
+            found = self._settings.method(fitted, held_out, matrix, bias, free)
+        else:
+            task = clipping, lambda: self._batches(linear, goal, chosen)
+            found = refined(self._settings.method, (fitted, held_out), (matrix, bias), free, task)
+            before = found.before / spread
         self.found.append(Repaired(linear.name, before, found.after / spread))
         if not found.better:
             return
@@ -189,14 +203,31 @@ class _Sequence:
         if place is not None and shift.any():
             place.add(shift, read_values(linear.stored).dtype)
 
-    def _moments(self, linear: Linear, goal: Goal) -> tuple[Moments, Moments]:
+    def _moments(self, linear: Linear, goal: Goal) -> tuple[list[Index], Moments, Moments]:
+        """Returns the places that were drawn of every run, and the moments of their rows to fit and held out."""
         shape = linear.matrix().shape
         sums = Moments.empty(*shape), Moments.empty(*shape)
-        share = rows_per_run(shape[1], self._pruned.runs)
+        share = rows_per_run(shape[1], self._pruned.runs, self._settings.rows)
+        drawn = []
         for number, (data, target) in enumerate(self._pairs(linear, goal)):
-            chosen = draw(linear.form, target, share, self._random)
-            sums[number >= self._fitted].add(*linear.form.rows(data, target, chosen))
-        return sums
+            drawn.append(draw(linear.form, target, share, self._random))
+            sums[number >= self._fitted].add(*linear.form.rows(data, target, drawn[-1]))
+        return drawn, *sums
+
+    def _batches(self, linear: Linear, goal: Goal, drawn: Sequence[Index]) -> Iterator[Batch]:
+        """Yields the same rows once more, with what counts behind the operator."""
+        form, groups = linear.form, linear.matrix().shape[0]
+        residual = goal.residual
+        others = repeat(None) if residual is None else self._pruned.values(residual.other)
+        for number, ((data, target), other, chosen) in enumerate(
+            zip(self._pairs(linear, goal), others, drawn, strict=False)
+        ):
+            rows, result = form.rows(data, target, chosen)
+            scale, offset = np.ones((groups, 1, 1)), np.zeros((groups, 1, 1))
+            if residual is not None and other is not None:
+                scale = residual.scale.reshape(groups, 1, -1)
+                offset = form.outputs(other, chosen) + residual.shift.reshape(groups, 1, -1)
+            yield Batch(rows, result * scale + offset, scale, offset, number >= self._fitted)
 
     def _pairs(self, linear: Linear, goal: Goal) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields data of the pruned network and what should be made of it, run by run."""
@@ -255,6 +286,17 @@ class _Sequence:
                 node = self._producers.get(one)
                 waiting += read_by(node) if node is not None else ()
         return seen
+
+
+def readers_of(graph: Graph) -> dict[str, list[gs.Node]]:
+    """Returns the nodes that read each tensor, if they alone do: no output of the graph, nothing that a body reads."""
+    found: dict[str, list[gs.Node]] = {}
+    for node in graph.nodes:
+        for name in read_by(node):
+            found.setdefault(name, []).append(node)
+    for tensor in graph.outputs:
+        found.pop(tensor.name, None)
+    return found
 
 
 def _targets(pruned: Graph, shapes: Shapes, expected: Shapes, left: Correspondence) -> set[str]:
