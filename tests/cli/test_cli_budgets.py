@@ -1,0 +1,115 @@
+"""Budgets instead of ratios, and allocations that compete, on the command line and in Python."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxprune
+
+SAMPLES = np.random.default_rng(0).standard_normal((80, 3, 8, 8), np.float32)
+
+
+@pytest.fixture
+def samples(tmp_path):
+    np.savez(tmp_path / "samples.npz", x=SAMPLES)
+    return tmp_path / "samples.npz"
+
+
+def run(command, model, *options, code=0):
+    found = command("slim", model, "--round-to", 1, "--no-latency", "--json", "--force", *options)
+    assert found.code == code, found
+    return json.loads(found.out)
+
+
+@pytest.mark.parametrize(("option", "key"), [("--max-macs", "macs"), ("--max-params", "parameters")])
+@pytest.mark.parametrize("allocation", ["uniform", "global", "per-mac"])
+def test_a_budget_is_kept_and_used(command, small, option, key, allocation):
+    report = run(command, small, option, 0.5, "--allocation", allocation)
+    assert 0.9 * 0.5 < report["ratios"][key] <= 0.5
+    assert report["allocations"] == []
+
+
+def test_an_absolute_budget(command, small):
+    whole = run(command, small, "--max-macs", 0.9)["before"]["macs"]
+    report = run(command, small, "--max-macs", f"{whole / 2e3}kMAC")
+    assert 0.48 < report["ratios"]["macs"] <= 0.5
+
+
+@pytest.mark.parametrize(
+    "options", [("--channels", 0.5, "--max-macs", 0.5), ("--max-macs", "fast"), ("--max-params", -1)]
+)
+def test_a_budget_that_makes_no_sense(command, small, options, one_sentence):
+    found = command("slim", small, *options)
+    assert found.code == 2
+    one_sentence(found.err)
+
+
+def test_a_budget_out_of_reach_is_said_and_the_best_is_written(command, small, tmp_path):
+    out = tmp_path / "out.onnx"
+    report = run(command, small, "--max-macs", 0.001, "-o", out, code=1)
+    assert any("--max-macs was not met" in note for note in report["warnings"])
+    onnx.checker.check_model(onnx.load(out))
+
+
+def test_strict_writes_nothing_where_a_budget_is_missed(command, small, tmp_path):
+    out = tmp_path / "out.onnx"
+    run(command, small, "--max-macs", 0.001, "-o", out, "--strict", code=1)
+    assert not out.exists()
+
+
+def test_a_plan_and_a_budget_exclude_each_other(command, small, tmp_path, one_sentence):
+    plan = tmp_path / "plan.json"
+    run(command, small, "--max-macs", 0.5, "--save-plan", plan)
+    found = command("slim", small, "--plan", plan, "--max-macs", 0.5)
+    assert found.code == 2
+    one_sentence(found.err)
+    replayed = command("slim", small, "--plan", plan, "--no-latency", "--json", "--force")
+    assert json.loads(replayed.out)["ratios"]["macs"] <= 0.5
+
+
+def test_with_samples_allocations_compete_at_the_same_cost(command, small, samples):
+    report = run(command, small, "--channels", 0.5, "--data", samples)
+    rows = {row["name"]: row for row in report["allocations"]}
+    assert rows.keys() == {"uniform", "global", "per-mac", "measured"}
+    winner = [row for row in rows.values() if row["chosen"]]
+    assert len(winner) == 1
+    assert winner[0]["divergence"] == min(row["divergence"] for row in rows.values())
+    assert all(row["macs"] <= rows["uniform"]["macs"] for row in rows.values())
+    assert report["after"]["macs"] == winner[0]["macs"]
+    assert report["recovery"]["method"] == "least-squares"
+    assert report["proof"]["passed"]
+
+
+def test_the_best_of_the_allocations_is_no_worse_than_the_uniform_one(command, small, samples):
+    def error(*options):
+        return run(command, small, "--max-macs", 0.4, "--data", samples, "--metric", "mse", *options)["after"][
+            "metrics"
+        ]
+
+    assert error()["mse"] <= 1.05 * error("--allocation", "uniform")["mse"]
+
+
+def test_folding_needs_no_samples(command, small):
+    report = run(command, small, "--channels", 0.5, "--recover", "fold")
+    assert report["recovery"]["method"] == "fold"
+    assert report["recovery"]["layers"]
+    assert report["proof"]["passed"]
+
+
+def test_python_says_whether_a_budget_was_met(small):
+    met = onnxprune.slim(small, max_macs=0.5, no_latency=True, round_to=1)
+    assert met.met
+    missed = onnxprune.slim(small, max_params=1e-4, no_latency=True, round_to=1)
+    assert not missed.met
+    assert missed.report.after.parameters < missed.report.before.parameters
+
+
+def test_progress_names_what_takes_long(small, samples):
+    stages = []
+    onnxprune.slim(small, 0.5, data=samples, no_latency=True, progress=lambda stage, _: stages.append(stage))
+    order = list(dict.fromkeys(stages))
+    assert [stage for stage in order if stage in ("score", "measure groups", "allocate", "recover")] == [
+        "score", "measure groups", "allocate", "recover",
+    ]  # fmt: skip
