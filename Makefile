@@ -15,7 +15,7 @@ help: ## Say what the targets are
 
 demo: $(READY) ## Prune models/resnet.onnx by half, into demo/
 	@mkdir -p demo
-	$(BIN)/onnxprune slim models/resnet.onnx --channels 0.5 --score obs --recover least-squares \
+	$(BIN)/onnxprune slim models/resnet.onnx --channels 0.5 \
 	  --data models/calibration.npz --eval models/validation.npz \
 	  --output demo/resnet.slim.onnx --save-plan demo/plan.json \
 	  --report demo/report.html --report demo/report.md --report demo/report.json --force

@@ -100,7 +100,7 @@ def budgets(sheet: Sheet, options: Options) -> None:
     for subject in _cifar(options):
         sheet.add(f"{subject.name:<10} float {float_accuracy(subject):.1f}")
         for share in options.shares or SHARES[int(subject.name.split("-")[1])]:
-            sheet.add(_budget(subject, share, sizes))
+            sheet.row(f"{subject.name:<10} {share:>5.2f}", partial(_budget, subject, share, sizes))
 
 
 def _budget(subject: Subject, share: float, sizes: Sizes) -> str:
@@ -133,13 +133,16 @@ def models(sheet: Sheet, options: Options) -> None:
         sheet.add(f"{subject.name:<10} float {whole:.1f}")
         for share in options.shares or (0.5, 0.3):
             for score in SCORES:
-                found = _repairs(subject, share, score, sizes)
-                cells = " ".join(f"{mean(found[name]):>13.1f}" for name in REPAIRS)
-                sheet.add(
-                    f"{subject.name:<10} {share:>5.2f} {score:<10} {cells} "
-                    f"{_regained(whole, found['none'], found['least-squares']):>8.1%}"
-                )
-            sheet.add(_default(subject, share, whole, sizes))
+                label = f"{subject.name:<10} {share:>5.2f} {score:<10}"
+                sheet.row(label, partial(_scored, subject, share, score, whole, sizes))
+            sheet.row(f"{subject.name:<10} {share:>5.2f} default", partial(_default, subject, share, whole, sizes))
+
+
+def _scored(subject: Subject, share: float, score: str, whole: float, sizes: Sizes) -> str:
+    found = _repairs(subject, share, score, sizes)
+    cells = " ".join(f"{mean(found[name]):>13.1f}" for name in REPAIRS)
+    regained = _regained(whole, found["none"], found["least-squares"])
+    return f"{subject.name:<10} {share:>5.2f} {score:<10} {cells} {regained:>8.1%}"
 
 
 def _default(subject: Subject, share: float, whole: float, sizes: Sizes) -> str:
@@ -180,15 +183,15 @@ def fidelity(sheet: Sheet, options: Options) -> None:
     sheet.add(
         f"networks of installed packages at 0.7 of their MACs; {sizes.samples} calibration samples, up to "
         f"{sizes.verdict} others for the verdict: rendered lines of text, and files; --round-to {sizes.round_to}",
-        "agreement of the largest class in percent / cosine of the outputs; no repair and least squares on one plan (obs, "
-        f"uniform), default: mean over {sizes.seeds} draws",
+        "agreement of the largest class in percent / cosine of the outputs; no repair and least squares: one plan "
+        f"(obs, uniform); default: mean over {sizes.seeds} draws",
         f"{version()}: the better of L2 and Wanda, at the MACs that stand there, never fewer",
         f"{'network':<14} {'MACs':>5} {'no repair':>14} {'least squares':>14} {'default':>14} {'s':>5} "
         f"{'onnxsim':>23}  allocations",
     )
     for subject in real(options.real, sizes):
         for share in options.shares or (0.7,):
-            sheet.add(_likeness(subject, share, sizes))
+            sheet.row(f"{subject.name:<14}", partial(_likeness, subject, share, sizes))
 
 
 def _likeness(subject: Subject, share: float, sizes: Sizes) -> str:
@@ -217,7 +220,7 @@ def samples(sheet: Sheet, options: Options) -> None:
     )
     for subject in (*small(("resnet",), options.sizes), *_cifar(replace(options, depths=options.depths[:1]))):
         for count in options.counts:
-            sheet.add(_strengths(subject, count, options.sizes))
+            sheet.row(f"{subject.name:<10} {count:>7}", partial(_strengths, subject, count, options.sizes))
 
 
 def _strengths(subject: Subject, count: int, sizes: Sizes) -> str:
@@ -305,6 +308,7 @@ def main() -> int:
         print(json.dumps(vars(needed(Job(**json.loads(given.job))))))
         return 0
     round_to = given.round_to if given.round_to == "auto" else int(given.round_to)
+    failed = False
     for name in given.table:
         table, count = TABLES[name]
         held = min(given.verdict, 256) if name == "fidelity" else given.verdict
@@ -319,7 +323,8 @@ def main() -> int:
         sheet = Sheet(name)
         table(sheet, options)
         sheet.end(given.save)
-    return 0
+        failed |= sheet.failed
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -141,11 +141,20 @@ class Sheet:
     name: str
     lines: list[str] = field(default_factory=list)
     start: float = field(default_factory=time.perf_counter)
+    failed: bool = False
 
     def add(self, *lines: str) -> None:
         for line in lines:
             self.lines.append(line.rstrip())
             print(self.lines[-1], flush=True)
+
+    def row(self, label: str, make: Callable[[], str]) -> None:
+        """Adds a row, or says why there is none: one must not end the others."""
+        try:
+            self.add(make())
+        except Exception as error:
+            self.failed = True
+            self.add(f"{label} ERROR {type(error).__name__}: {error}"[:200].splitlines()[0])
 
     def end(self, save: str | None) -> None:
         """Adds the time that the table took, and keeps it where that is asked for."""

@@ -2,151 +2,31 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.process import bar, explain, logs, silence_stdout, uninterrupted
+from onnxprune.commands.options import (
+    SOURCES,
+    RoundTo,
+    common,
+    inputs_among,
+    machine,
+    preprocess_option,
+    root_option,
+    shapes_option,
+)
+from onnxprune.commands.process import bar, explain, silence_stdout, uninterrupted
 
 if TYPE_CHECKING:
     from onnxprune.report.schema import Report
 
 NOT_BETTER = 1
-SOURCES = "Samples: .npz, .npy, a folder of .npz or of images, or script.py[:function]."
-
-
-if TYPE_CHECKING:
-    ParamType = click.ParamType[Any]
-else:
-    ParamType = click.ParamType  # generic in newer versions of click only
-
-
-class Shape(ParamType):
-    """``NAME:1x3x224x224``."""
-
-    name = "NAME:1x3x224x224"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, tuple[int, ...]]:
-        """Returns the name and the sizes."""
-        name, _, sizes = str(value).rpartition(":")
-        try:
-            shape = tuple(int(size) for size in sizes.split("x")) if sizes else ()
-        except ValueError:
-            shape = ()
-        if not name or not shape or min(shape) < 1:
-            self.fail(f"{value!r} is not NAME:SIZExSIZE..., such as image:1x3x224x224", param, ctx)
-        return name, shape
-
-
-class RoundTo(ParamType):
-    """``auto`` or a whole number."""
-
-    name = "auto|N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        """Returns the word or the number."""
-        if value == "auto":
-            return "auto"
-        if not str(value).isdecimal() or int(value) < 1:
-            self.fail(f"{value!r} is neither 'auto' nor a whole number from 1 on", param, ctx)
-        return int(value)
-
-
-def common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options that every command has, sets up logging, and passes on the rest."""
-
-    @click.option("--json", "as_json", is_flag=True, help="Print the JSON report on stdout and nothing else there.")
-    @click.option(
-        "--report",
-        "reports",
-        multiple=True,
-        type=Path,
-        metavar="FILE",
-        help="Write a report; .json, .md or .html by suffix. Repeatable.",
-    )
-    @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
-    @click.option(
-        "-v",
-        "--verbose",
-        count=True,
-        help="Say more: long lists in full, the log on stderr; twice also shows tracebacks.",
-    )
-    @click.option("--log-file", type=Path, metavar="FILE", help="Write the log there.")
-    @functools.wraps(command)
-    def wrapped(quiet: bool, verbose: int, log_file: Path | None, **options: Any) -> Any:
-        from onnxprune.commands.files import check_outputs
-        from onnxprune.report.files import check_suffix
-
-        click.get_current_context().ensure_object(dict)["verbose"] = verbose
-        for path in options["reports"]:
-            check_suffix(path)
-        texts = [*options["reports"], *([log_file] if log_file else [])]
-        check_outputs((), texts, inputs_among(options), force=True)
-        with logs(verbose, log_file):
-            return command(quiet=quiet, **options)
-
-    return wrapped
-
-
-def inputs_among(options: Mapping[str, Any]) -> list[Path]:
-    """Returns the files that a command reads: the models first; the script of ``script.py:function``."""
-    names = ("model", "base", "candidate", "plan", "data", "evaluation")
-    read = [*options.get("models", ()), *(options[name] for name in names if options.get(name) is not None)]
-    settings = Path(options.get("preprocess") or "")
-    scripts = [Path(str(path).rpartition(":")[0]) for path in read if ".py:" in str(path)]
-    return [*read, *scripts, *([settings] if settings.suffix.lower() in (".yaml", ".yml") else [])]
-
-
-def machine(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options that say where to measure."""
-    for option in (
-        click.option(
-            "--ep",
-            type=click.Choice(["cpu", "cuda"]),
-            default="cpu",
-            show_default=True,
-            help="Execution provider to run on.",
-        ),
-        click.option(
-            "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads; the available cores by default."
-        ),
-        click.option(
-            "--seed",
-            type=click.IntRange(0),
-            metavar="N",
-            default=0,
-            show_default=True,
-            help="Seed of all that is random.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-shapes_option = click.option(
-    "--input-shape",
-    "input_shape",
-    type=Shape(),
-    metavar="NAME:1x3x224x224",
-    multiple=True,
-    help="Sizes of an input with free dimensions. Repeatable.",
-)
-preprocess_option = click.option(
-    "--preprocess",
-    metavar="KEYS",
-    help="Applied to the samples as (x * scale - mean) / std, such as 'scale=1/255;mean=0.5;std=0.5', or a YAML file.",
-)
-root_option = click.option(
-    "--external-root", type=Path, metavar="DIR", help="Admit links to weight files that resolve inside DIR."
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -24,10 +24,10 @@ from onnxprune.slim import Progress, Recipe
 from onnxprune.surgery.slice import slice_channels
 
 CONTEST_SAMPLES = 128
-"""Most samples that the rivals are repaired with, before the best of them is repaired with all."""
+"""Samples that the rivals are repaired with, before the best of them is repaired with all."""
 
-CONTEST_ROWS = 5_000
-"""Rows of every operator that are read then."""
+CONTEST_MACS = 1e11
+"""Multiply-accumulates up to which they are repaired with more."""
 
 TRIAL_SAMPLES = (8, 128)
 """Fewest and most samples to measure groups one by one with."""
@@ -111,7 +111,7 @@ class _Makers:
                     continue
         if len(plans) == 1:
             return Choice(first)
-        judge = _Judge(self._channels, self._recipe, samples)
+        judge = _Judge(self._channels, self._recipe, samples, self._whole)
         rows = []
         for number, (name, one) in enumerate(plans.items(), 1):
             rows.append(AllocationRow(name, *self._sizes(one), judge.divergence(one)))
@@ -157,10 +157,10 @@ class _Makers:
 class _Judge:
     """Holds the repaired result of a plan against the original, on held-out samples."""
 
-    def __init__(self, channels: Channels, recipe: Recipe, samples: Samples) -> None:
-        self._channels, self._repair = channels, replace(Repair.of(recipe), rows=CONTEST_ROWS)
+    def __init__(self, channels: Channels, recipe: Recipe, samples: Samples, whole: Cost) -> None:
+        self._channels, self._repair = channels, Repair.of(recipe)
         fitted, held_out = samples.split()
-        few = fitted.draw(CONTEST_SAMPLES, recipe.seed)
+        few = fitted.draw(max(CONTEST_SAMPLES, int(CONTEST_MACS / max(whole.macs, 1))), recipe.seed)
         self._runs = replace(calibration(samples, recipe.seed), fitted=list(few.batches(BATCH)))
         self._feeds = list(held_out.batches(BATCH))
         self._expected = self._outputs(channels.graph)

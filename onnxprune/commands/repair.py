@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from onnxprune.channels.groups import Channels
 from onnxprune.model.io import Graph
-from onnxprune.ops.forms import ROWS
 from onnxprune.recover.fold import fold
 from onnxprune.recover.recover import method_of, needs_samples, repaired
 from onnxprune.recover.sequential import Calibration, Repaired, Settings
@@ -29,7 +28,6 @@ class Repair:
     memory: int
     options: SessionOptions
     progress: Callable[[str, float], None] | None = None
-    rows: int = ROWS
 
     @classmethod
     def of(cls, recipe: Recipe, progress: Callable[[str, float], None] | None = None) -> "Repair":
@@ -47,7 +45,5 @@ class Repair:
             return fold(sliced, channels, removals)
         if runs is None:
             return sliced, []
-        settings = Settings(
-            method_of(self.name), memory=self.memory, rows=self.rows, options=self.options, progress=self.progress
-        )
+        settings = Settings(method_of(self.name), memory=self.memory, options=self.options, progress=self.progress)
         return repaired(sliced, channels, removals, runs, settings)

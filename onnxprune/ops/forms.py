@@ -306,9 +306,9 @@ def rows_per_channel(form: Form, weights: Sequence[int]) -> int:
     return 1 if isinstance(form, Product) else math.prod(weights[2:])
 
 
-def rows_per_run(inputs: int, runs: int, least: int = ROWS) -> int:
-    """Returns how many rows of each run are enough for statistics over this many inputs, at ``least`` that many."""
-    return -(-max(least, ROWS_PER_INPUT * inputs) // runs)
+def rows_per_run(inputs: int, runs: int) -> int:
+    """Returns how many rows of each run are enough for statistics over this many inputs."""
+    return -(-max(ROWS, ROWS_PER_INPUT * inputs) // runs)
 
 
 def draw(form: Form, result: Array, share: int, random: np.random.Generator) -> Index:

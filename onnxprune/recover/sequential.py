@@ -14,7 +14,7 @@ from onnxprune.model.linear import Array, Holders, Linear, bias_of, linear_nodes
 from onnxprune.model.recurrent import Recurrent, recurrent_nodes
 from onnxprune.model.shapes import Shapes, ShapeWalk
 from onnxprune.model.sizes import generic_shapes
-from onnxprune.ops.forms import ROWS, Index, draw, rows_per_run
+from onnxprune.ops.forms import Index, draw, rows_per_run
 from onnxprune.recover.clipping import Batch, clipping_of, refined
 from onnxprune.recover.differences import Correspondence, Differences
 from onnxprune.recover.least_squares import Method
@@ -43,14 +43,12 @@ class Settings:
     """How to repair.
 
     ``residual`` fits the sum behind an operator whose result is only added to something else; ``memory`` is in bytes;
-    ``rows`` are read of every operator, and more where it has many inputs; ``progress`` hears after every operator how
-    much is done.
+    ``progress`` hears after every operator how much is done.
     """
 
     method: Method
     residual: bool = True
     memory: int = 2 << 30
-    rows: int = ROWS
     options: SessionOptions | None = None
     progress: Progress | None = None
 
@@ -207,7 +205,7 @@ class _Sequence:
         """Returns the places that were drawn of every run, and the moments of their rows to fit and held out."""
         shape = linear.matrix().shape
         sums = Moments.empty(*shape), Moments.empty(*shape)
-        share = rows_per_run(shape[1], self._pruned.runs, self._settings.rows)
+        share = rows_per_run(shape[1], self._pruned.runs)
         drawn = []
         for number, (data, target) in enumerate(self._pairs(linear, goal)):
             drawn.append(draw(linear.form, target, share, self._random))

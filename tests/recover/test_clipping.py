@@ -16,7 +16,7 @@ from onnxprune.runtime.session import open_session
 from onnxprune.surgery.gone import Gone
 from onnxprune.surgery.slice import slice_channels
 
-TENSORS = "x:N,6,6,6 w1=24,6,3,3 b1=24 w2=8,24,3,3 b2=8 lo=f#0 hi=f#6 half=f#0.25"
+TENSORS = "x:N,6,6,6 w1=24,6,3,3 b1=24 w2=8,24,3,3 b2=8 lo=f#0 hi=f#60 half=f#0.25"
 BODY = "a = Conv<pads=[1,1,1,1]>(x, w1, b1) r = Relu(a) c = Conv<pads=[1,1,1,1]>(r, w2, b2) "
 
 
@@ -35,8 +35,8 @@ def test_the_nearest_target_is_in_the_interval_and_never_further() -> None:
     ("text", "limits"),
     [
         ("y = Relu(c)", (0, np.inf)),
-        ("y = Clip(c, lo, hi)", (0, 6)),
-        ("y = Clip(c, , hi)", (-np.inf, 6)),
+        ("y = Clip(c, lo, hi)", (0, 60)),
+        ("y = Clip(c, , hi)", (-np.inf, 60)),
         ("e = Relu(c) f = Relu(c) y = Add(e, f)", (0, np.inf)),
         ("e = Relu(c) y = Add(e, c)", None),
         ("e = Relu(c) f = Clip(c, lo, hi) y = Add(e, f)", None),
@@ -77,4 +77,4 @@ def test_what_is_let_through_comes_nearer_than_with_plain_targets(end: str, monk
 
     behind = error()
     monkeypatch.setattr(sys.modules["onnxprune.recover.sequential"], "clipping_of", lambda *_: None)
-    assert behind < 0.97 * error()
+    assert behind < 0.985 * error()

@@ -7,8 +7,8 @@ import pytest
 from onnx_text import model
 
 import onnxprune
-from onnxprune.channels import groups
 from onnxprune.errors import ValidationError
+from onnxprune.model import normalize
 from onnxprune.model.io import Graph, load, read_values, write_values
 from onnxprune.runtime.session import SessionOptions
 from onnxprune.surgery.gone import Removals
@@ -89,7 +89,7 @@ def test_a_wrongly_folded_weight_is_seen(steps: int) -> None:
 
 
 def test_a_run_ends_where_the_preparation_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = groups.normalize
+    right = normalize.normalize
 
     def wrong(graph: gs.Graph, shapes: object) -> bool:
         changed = right(graph, shapes)
@@ -98,7 +98,7 @@ def test_a_run_ends_where_the_preparation_is_wrong(monkeypatch: pytest.MonkeyPat
         return changed
 
     assert onnxprune.slim(shuffled(), 0.5, round_to=1, data=FEEDS[0], no_latency=True).report.proof.passed
-    monkeypatch.setattr(groups, "normalize", wrong)
+    monkeypatch.setattr(normalize, "normalize", wrong)
     message = (
         "the graph prepared for pruning differs from the model as given by .* in float64 by .*: nothing was written"
     )
