@@ -95,7 +95,7 @@ def test_the_pasted_run_is_what_the_command_prints() -> None:
     """The figures that do not depend on the machine."""
     result = onnxprune.slim(
         ROOT / "models" / "resnet.onnx", channels=0.5, data=ROOT / "models" / "calibration.npz",
-        eval=ROOT / "models" / "validation.npz", no_latency=True, score="obs", recover="least-squares",
+        eval=ROOT / "models" / "validation.npz", no_latency=True,
     )  # fmt: skip
     found = re.search(r"top-1 accuracy +([\d.]+) % +([\d.]+) %", README)
     for side, printed in zip((result.report.before, result.report.after), found.groups(), strict=True):
