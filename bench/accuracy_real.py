@@ -34,11 +34,11 @@ def real(names: Sequence[str], sizes: Sizes) -> Iterator[Subject]:
 
 
 def _lines_for_reading(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
-    return lines(sizes.samples, 1, 320), lines(sizes.verdict, 2, 320)
+    return lines(2 * sizes.samples, 1, 320), lines(sizes.verdict, 2, 320)
 
 
 def _lines_to_turn(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
-    return lines(sizes.samples, 3, 192, turned=True), lines(sizes.verdict, 4, 192, turned=True)
+    return lines(2 * sizes.samples, 3, 192, turned=True), lines(sizes.verdict, 4, 192, turned=True)
 
 
 def lines(count: int, seed: int, width: int, *, turned: bool = False) -> np.ndarray:

@@ -16,7 +16,7 @@ from onnxprune.model.linear import Array, Holders, bias_of, linear_nodes
 from onnxprune.plan.plan import lowest
 from onnxprune.runtime.session import open_session
 from onnxprune.score.obs import DAMPING
-from onnxprune.score.readings import Reading, Runs, readings
+from onnxprune.score.readings import Reading, Runs, readings_by_group
 from onnxprune.score.scores import Scores, Vector
 from onnxprune.surgery.gates import silence
 
@@ -51,21 +51,29 @@ def sensitivity(
         ModelError: ONNX Runtime cannot run the graph.
     """
     chosen = channels.prunable if groups is None else groups
-    gone = {group.name: [_units(group, scores.values[group.name], level) for level in LEVELS] for group in chosen}
-    trials: dict[str, list[list[MadeUp]]] = {name: [[] for _ in LEVELS] for name in gone}
-    for one in readings(channels, replace(runs, progress=None)):
-        for level, units in enumerate(gone.get(one.group, ()) if one.result else ()):
-            trials[one.group][level].append(made_up(one, units))
     expected = _outputs(channels, [], {}, runs)
-    found = {}
-    for number, group in enumerate(chosen, 1):
-        losses = [
-            divergence(expected, _outputs(channels, changes, {group.name: units.tolist()}, runs)) if units.size else 0.0
-            for changes, units in zip(trials[group.name], gone[group.name], strict=True)
-        ]
-        found[group.name] = _curve([units.size for units in gone[group.name]], losses, group.units)
+    waiting = {group.name: group for group in chosen}
+    found: dict[str, Vector] = {}
+
+    def measure(name: str, read: Sequence[Reading]) -> None:
+        group = waiting.pop(name)
+        losses = [0.0]
+        counts = [0]
+        for level in LEVELS:
+            units = _units(group, scores.values[name], level)
+            if units.size > counts[-1]:
+                changes = [made_up(one, units) for one in read if one.result]
+                losses.append(divergence(expected, _outputs(channels, changes, {name: units.tolist()}, runs)))
+                counts.append(units.size)
+        found[name] = _curve(counts, losses, group.units)
         if runs.progress is not None:
-            runs.progress("measure groups", number / len(chosen))
+            runs.progress("measure groups", len(found) / len(chosen))
+
+    for name, read in readings_by_group(channels, replace(runs, progress=None)):
+        if name in waiting:
+            measure(name, read)
+    for name in list(waiting):  # nothing with stored weights reads them
+        measure(name, [])
     return found
 
 
@@ -127,13 +135,12 @@ def _outputs(
 
 
 def _curve(counts: Sequence[int], losses: Sequence[float], units: int) -> Vector:
-    x = np.array([0, *counts, units], np.float64)
-    y = np.maximum.accumulate(np.array([0.0, *losses, 0.0]))
+    x = np.array([*counts, units], np.float64)
+    y = np.maximum.accumulate(np.array([*losses, 0.0]))
     y[-1] *= BEYOND
     corners = [0]
     while corners[-1] < x.size - 1:
         here = corners[-1]
-        steps = np.maximum(x[here + 1 :] - x[here], 1e-9)
-        slopes = np.where(x[here + 1 :] > x[here], (y[here + 1 :] - y[here]) / steps, np.inf)
+        slopes = (y[here + 1 :] - y[here]) / (x[here + 1 :] - x[here])
         corners.append(here + 1 + int(np.flatnonzero(slopes <= slopes.min())[-1]))
     return np.interp(np.arange(units + 1), x[corners], y[corners])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxprune.channels.groups import Channels
 from onnxprune.model.linear import Array
 from onnxprune.score.blocks import Index
-from onnxprune.score.readings import Reading, Runs, readings
+from onnxprune.score.readings import Reading, Runs, readings_by_group
 from onnxprune.score.scores import Vector
 
 DAMPING = 1e-2
@@ -65,13 +65,10 @@ class Site:
 
 def obs(channels: Channels, runs: Runs) -> dict[str, Vector]:
     """Returns the loss at which every unit goes; units that no linear operator reads go by magnitude alone."""
-    sites: dict[str, list[Site]] = {}
-    for one in readings(channels, runs):
-        sites.setdefault(one.group, []).append(_site(one))
+    groups = {group.name: group for group in channels.prunable}
     return {
-        group.name: removal_losses(sites[group.name], group.units, group.blocks)
-        for group in channels.prunable
-        if group.name in sites
+        name: removal_losses([_site(one) for one in found], groups[name].units, groups[name].blocks)
+        for name, found in readings_by_group(channels, runs)
     }
 
 

@@ -61,19 +61,45 @@ def readings(channels: Channels, runs: Runs) -> Iterator[Reading]:
     Raises:
         ModelError: ONNX Runtime cannot run a part of the graph.
     """
+    return (one for one in _walk(channels, runs) if isinstance(one, Reading))
+
+
+def readings_by_group(channels: Channels, runs: Runs) -> Iterator[tuple[str, list[Reading]]]:
+    """Yields all readings of one group after the other, each as soon as its last operator is reached.
+
+    No more are held than those of groups that are being read, whatever the size of the model.
+    """
+    held: dict[str, list[Reading]] = {}
+    for one in _walk(channels, runs):
+        if isinstance(one, Reading):
+            held.setdefault(one.group, []).append(one)
+        elif one in held:
+            yield one, held.pop(one)
+
+
+def _walk(channels: Channels, runs: Runs) -> Iterator[Reading | str]:
+    """Yields readings in graph order, and the name of each group behind its last one."""
     graph, holders = channels.graph, Holders(channels.graph)
     owners = _owners(channels)
     walk = Walk(graph, runs.feeds, Memory(runs.memory), runs.options)
     random = np.random.default_rng(runs.seed)
     sources: list[Source] = [*_products(channels, holders), *contracted(channels, holders), *steps(channels, holders)]
     sources = [source for source in sources if not owners.keys().isdisjoint(source.axes)]
-    for number, source in enumerate(sorted(sources, key=lambda one: one.position), 1):
+    sources.sort(key=lambda one: one.position)
+    last = {
+        name: number
+        for number, source in enumerate(sources, 1)
+        for axis in source.axes
+        for name, *_ in owners.get(axis, ())
+    }
+    for number, source in enumerate(sources, 1):
         for block in source.blocks(walk, random):
             for name, members, units in owners.get(block.axis, ()):
                 found = block.rows(members, units)
                 if found is not None:
                     matrices = block.covariance, block.weights
                     yield Reading(name, *matrices, *found, block.energy, block.result, block.part, block.means)
+        yield from (name for name, final in last.items() if final == number)
         if runs.progress is not None:
             runs.progress("score", number / len(sources))
 

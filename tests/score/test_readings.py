@@ -1,5 +1,7 @@
 """What reads units beside operators with stored weights: the other side of a product, and the steps of a recurrence."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper
@@ -8,7 +10,7 @@ from onnx_text import model
 import onnxprune as op
 from onnxprune.channels.groups import Channels
 from onnxprune.runtime.session import SessionOptions, open_session
-from onnxprune.score.readings import Reading, Runs, readings
+from onnxprune.score.readings import Reading, Runs, readings, readings_by_group
 
 OPTIONS = SessionOptions(threads=1)
 
@@ -127,3 +129,19 @@ def test_inputs_of_a_recurrence_are_read() -> None:
     channels, runs, every = found(proto)
     assert [one.weights.shape for one in every if one.group == "MatMul_0"] == [(12, 64)]
     assert int(op.score(channels, "obs", runs).values["MatMul_0"].argmin()) == 4
+
+
+def test_groups_come_whole_and_as_early_as_they_can() -> None:
+    chain = (
+        "x:N,6 w1=6,8 w2=8,10 w3=10,5 w4=5,3",
+        "a = MatMul(x, w1) r = Relu(a) b = MatMul(r, w2) s = Relu(b) c = MatMul(s, w3) y = MatMul(c, w4)",
+    )
+    channels, runs, single = found(model(*chain))
+    names = [group.name for group in channels.prunable]
+    steps: list[str | float] = []
+    told = replace(runs, progress=lambda _, fraction: steps.append(fraction))
+    for name, read in readings_by_group(channels, told):
+        steps.append(name)
+        assert all(one.group == name for one in read)
+    assert len(single) == len(names) == 3
+    assert steps == [names[0], 1 / 3, names[1], 2 / 3, names[2], 1.0]
