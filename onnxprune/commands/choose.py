@@ -29,7 +29,7 @@ CONTEST_SAMPLES = 128
 CONTEST_MACS = 1e11
 """Multiply-accumulates up to which they are repaired with more."""
 
-TRIAL_SAMPLES = (8, 128)
+TRIAL_SAMPLES = (8, 512)
 """Fewest and most samples to measure groups one by one with."""
 
 TRIAL_MACS = 5e12
