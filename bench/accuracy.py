@@ -230,7 +230,7 @@ def _strengths(subject: Subject, count: int, sizes: Sizes) -> str:
     given = inputs.given
     if given is None:
         raise ValueError(f"{subject.name} has no calibration samples")
-    removals = choose_plan(channels, recipe, given, cost(channels.graph, inputs.sizes)).plan.removals
+    removals = choose_plan(channels, recipe, inputs, cost(channels.graph, inputs.sizes)).plan.removals
     sliced = slice_channels(channels, removals)
     runs = calibration(given, recipe.seed)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from onnxprune.channels.groups import Channels
+from onnxprune.commands.inputs import Inputs
 from onnxprune.commands.repair import Repair
 from onnxprune.data.samples import Samples
 from onnxprune.errors import PlanError
@@ -45,37 +46,38 @@ class Choice:
 
 
 def choose_plan(
-    channels: Channels, recipe: Recipe, samples: Samples | None, whole: Cost, progress: Progress | None = None
+    channels: Channels, recipe: Recipe, inputs: Inputs, whole: Cost, progress: Progress | None = None
 ) -> Choice:
     """Returns the plan of the allocation that is asked for; with samples, by default that of the best.
 
     Args:
         channels: Analysis of the model.
         recipe: What is asked for.
-        samples: Samples to estimate from; their last fifth judges.
-        whole: Cost of the model.
+        inputs: Samples to estimate from, of which the last fifth judges, and sizes at which costs are counted.
+        whole: Cost of the model at these sizes.
         progress: Called with the stage and the fraction of it that is done.
 
     Raises:
         PlanError: nothing can be removed.
     """
-    makers = _Makers(channels, recipe, samples, whole, progress)
-    if recipe.allocation is not None or samples is None:
+    makers = _Makers(channels, recipe, inputs, whole, progress)
+    if recipe.allocation is not None or inputs.given is None:
         return Choice(makers.plan(recipe.allocation or "uniform"))
-    return makers.contest(samples)
+    return makers.contest(inputs.given)
 
 
 class _Makers:
     """Makes plans of one recipe; scores and losses are taken once."""
 
     def __init__(
-        self, channels: Channels, recipe: Recipe, samples: Samples | None, whole: Cost, progress: Progress | None
+        self, channels: Channels, recipe: Recipe, inputs: Inputs, whole: Cost, progress: Progress | None
     ) -> None:
-        self._channels, self._recipe, self._samples, self._whole = channels, recipe, samples, whole
+        self._channels, self._recipe, self._samples, self._whole = channels, recipe, inputs.given, whole
+        self._shapes = inputs.sizes
         self._progress = progress
         self._groups = select(channels, recipe.include, recipe.exclude)
         self._options = SessionOptions(recipe.ep, recipe.threads)
-        runs = None if samples is None else self._runs(samples.split()[0])
+        runs = None if inputs.given is None else self._runs(inputs.given.split()[0])
         self._scores = score(channels, recipe.score, runs, seed=recipe.seed)
         self._losses: dict[str, Vector] | None = None
 
@@ -125,10 +127,11 @@ class _Makers:
         return plan(
             self._channels, self._scores, demand.ratio, recipe.round_to, allocation, recipe.target, recipe.include,
             recipe.exclude, max_macs=demand.macs, max_params=demand.parameters, losses=self._losses,
+            input_shape=self._shapes,
         )  # fmt: skip
 
     def _cost(self, made: Plan) -> Cost:
-        return cost(slice_channels(self._channels, made.removals), self._channels.sizes)
+        return cost(slice_channels(self._channels, made.removals), self._shapes)
 
     def _sizes(self, made: Plan) -> tuple[int, int]:
         found = self._cost(made)

@@ -68,9 +68,7 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
         channels = analyze(graph, inputs.sizes, inexact=inexact)
     with watch.stage("plan"):
         whole = cost(graph, inputs.sizes)
-        choice = (
-            Choice(stored) if stored is not None else choose_plan(channels, recipe, inputs.given, whole, watch.progress)
-        )
+        choice = Choice(stored) if stored is not None else choose_plan(channels, recipe, inputs, whole, watch.progress)
         chosen = choice.plan
         chosen.check(channels)
     with watch.stage("surgery"):

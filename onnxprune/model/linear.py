@@ -107,8 +107,8 @@ def _linear(position: int, node: gs.Node, shapes: Mapping[str, tuple[int, ...]],
         return None
     form = _form(node, shapes, holders)
     stored = None if form is None else holders.own(node.inputs[form.weight])
-    if form is None or stored is None:
-        return None
+    if form is None or stored is None or holders.get(node.inputs[form.data]) is not None:
+        return None  # a product of stored tensors alone has no rows that samples could change
     if len(node.inputs) < 3 or not node.inputs[2].name:
         return Linear(node_name(node), position, node, form, stored, None)
     added, width = holders.get(node.inputs[2]), shapes[node.outputs[0].name][form.output]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnxprune.channels.facts import Index
 from onnxprune.channels.groups import ChannelGroup, Channels
 from onnxprune.errors import UsageError
+from onnxprune.model.shapes import Shape
 from onnxprune.plan.demand import Demand
 from onnxprune.plan.rounding import kept
 from onnxprune.plan.sizes import Savings, Sizes, Vector
@@ -40,7 +41,8 @@ ROUND = 0.02
 class Task:
     """Groups that may shrink, each by ``blocks`` units at once, and what speaks for keeping them.
 
-    ``losses`` are what the outputs lose when the first 0, 1, 2, ... units of a group are gone, where that was measured.
+    ``losses`` are what the outputs lose when the first 0, 1, 2, ... units of a group are gone, where that was measured;
+    ``input_shape`` the sizes of the inputs at which multiply-accumulates are counted.
     """
 
     channels: Channels
@@ -48,6 +50,7 @@ class Task:
     blocks: Sequence[int]
     scores: Scores
     losses: Mapping[str, Vector] | None = None
+    input_shape: Mapping[str, Shape] | None = None
 
 
 def allocate(task: Task, allocation: str, demand: Demand) -> Index:
@@ -63,7 +66,7 @@ def allocate(task: Task, allocation: str, demand: Demand) -> Index:
     units = np.array([group.units for group in task.groups], np.int64)
     if demand.ratio is not None and allocation == "uniform":
         return _rounded(task, (1 - demand.ratio) * units)
-    sizes = Sizes(task.channels, task.groups)
+    sizes = Sizes(task.channels, task.groups, task.input_shape)
     excess = demand.excess(sizes)
     if demand.ratio is None:
         return _ordered(task, allocation, task.blocks, demand.savings(sizes)).until(excess)

@@ -133,6 +133,7 @@ def plan(
     max_macs: float | str | None = None,
     max_params: float | str | None = None,
     losses: Mapping[str, Vector] | None = None,
+    input_shape: Mapping[str, Sequence[int]] | None = None,
 ) -> Plan:
     """Returns which units go: the lowest scores of every group, as many as the allocation gives it.
 
@@ -149,6 +150,7 @@ def plan(
         max_macs: Instead of a ratio, what may stay of the multiply-accumulates: a fraction, or text as ``3GMAC``.
         max_params: The same of the parameters, such as ``0.5`` or ``10M``.
         losses: For ``measured``: what the outputs lose when the first 0, 1, 2, ... units of a group are gone.
+        input_shape: Sizes of inputs with free dimensions at which multiply-accumulates are counted.
 
     Raises:
         UsageError: an option is out of range.
@@ -157,12 +159,13 @@ def plan(
     """
     round_to, target = arguments.multiple(round_to, "--round-to"), arguments.word(target, "--target")
     include, exclude = arguments.patterns(include, "--include"), arguments.patterns(exclude, "--exclude")
+    shapes = arguments.shapes(input_shape, "the sizes of inputs")
     demand = Demand.of(ratio, max_macs, max_params)
     groups = select(channels, include, exclude)
     if not groups:
         raise PlanError(why_nothing(channels))
     blocks = [block(group, round_to, target) for group in groups]
-    removed = allocate(Task(channels, groups, blocks, scores, losses), allocation, demand)
+    removed = allocate(Task(channels, groups, blocks, scores, losses, shapes), allocation, demand)
     removals = {
         group.name: lowest(group, scores.values[group.name], int(count))
         for group, count in zip(groups, removed, strict=True)

@@ -13,6 +13,7 @@ from onnxprune.channels.facts import Axis, Index
 from onnxprune.channels.groups import ChannelGroup, Channels
 from onnxprune.model.cost import batch_of, macs_of, weight_tensors
 from onnxprune.model.shapes import Shape
+from onnxprune.model.sizes import infer_shapes
 
 Vector = NDArray[np.float64]
 
@@ -20,18 +21,23 @@ Vector = NDArray[np.float64]
 class Sizes:
     """Multiply-accumulates and parameters by the number of removed units of every group.
 
+    ``input_shape`` are the sizes of the inputs at which multiply-accumulates are counted; by default those of analysis.
+
     Attributes:
         groups: The groups that may shrink, in the order of all vectors here.
         units: Their units.
     """
 
-    def __init__(self, channels: Channels, groups: Sequence[ChannelGroup]) -> None:
+    def __init__(
+        self, channels: Channels, groups: Sequence[ChannelGroup], input_shape: Mapping[str, Shape] | None = None
+    ) -> None:
         self.groups = tuple(groups)
         self.units: Index = np.array([group.units for group in groups], np.int64)
-        self._channels = channels
+        self._graph = channels.graph
+        self._known = infer_shapes(channels.graph, input_shape) if input_shape else channels.shapes
         self._axes = _axes(channels, groups)
         self._names = {axis.tensor for axis in self._axes}
-        self._batch = batch_of(channels.graph, channels.shapes)
+        self._batch = batch_of(channels.graph, self._known)
         self._nodes = []
         self._other_macs = 0
         for node in channels.graph.nodes:
@@ -73,21 +79,21 @@ class Sizes:
     def _shapes(self, removed: Index) -> dict[str, Shape]:
         found: dict[str, list[int]] = {}
         for axis, row in self._axes.items():
-            shape = found.setdefault(axis.tensor, list(self._channels.shapes.shapes[axis.tensor]))
+            shape = found.setdefault(axis.tensor, list(self._known.shapes[axis.tensor]))
             shape[axis.dim] = round(row.size - float(row.each @ removed[row.groups]))
         return {name: tuple(shape) for name, shape in found.items()}
 
     def _of(self, node: gs.Node, shapes: Mapping[str, Shape]) -> int:
-        whole = self._channels.shapes.shapes
+        whole = self._known.shapes
         names = {tensor.name for tensor in (*node.inputs, *node.outputs)} & whole.keys()
-        known = replace(self._channels.shapes, shapes={name: shapes.get(name, whole[name]) for name in names})
-        return (macs_of(self._channels.graph, node, known) or 0) // self._batch
+        known = replace(self._known, shapes={name: shapes.get(name, whole[name]) for name in names})
+        return (macs_of(self._graph, node, known) or 0) // self._batch
 
     def _exponents(self, node: gs.Node, whole: int, names: Mapping[str, None]) -> Iterator[tuple[Axis, float]]:
         """Yields one axis of each kind that the cost of a node depends on, and the power with which it does."""
         alike: dict[tuple[bytes, bytes], list[Axis]] = {}
         for name in names:
-            for dim in range(len(self._channels.shapes.shapes.get(name, ()))):
+            for dim in range(len(self._known.shapes.get(name, ()))):
                 row = self._axes.get(Axis(name, dim))
                 if row is not None and row.size > 1:
                     key = row.groups.tobytes(), np.round(row.each / row.size, 12).tobytes()
@@ -95,7 +101,7 @@ class Sizes:
         for axes in alike.values():
             shapes: dict[str, Shape] = {}
             for axis in axes:
-                shape = list(shapes.get(axis.tensor, self._channels.shapes.shapes[axis.tensor]))
+                shape = list(shapes.get(axis.tensor, self._known.shapes[axis.tensor]))
                 shape[axis.dim] = max(shape[axis.dim] // 2, 1)
                 shapes[axis.tensor] = tuple(shape)
             half = self._of(node, shapes)

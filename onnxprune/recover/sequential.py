@@ -224,7 +224,8 @@ class _Sequence:
             scale, offset = np.ones((groups, 1, 1)), np.zeros((groups, 1, 1))
             if residual is not None and other is not None:
                 scale = residual.scale.reshape(groups, 1, -1)
-                offset = form.outputs(other, chosen) + residual.shift.reshape(groups, 1, -1)
+                added = form.outputs(np.broadcast_to(other, target.shape), chosen)
+                offset = added + residual.shift.reshape(groups, 1, -1)
             yield Batch(rows, result * scale + offset, scale, offset, number >= self._fitted)
 
     def _pairs(self, linear: Linear, goal: Goal) -> Iterator[tuple[np.ndarray, np.ndarray]]:

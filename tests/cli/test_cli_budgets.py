@@ -113,3 +113,16 @@ def test_progress_names_what_takes_long(small, samples):
     assert [stage for stage in order if stage in ("score", "measure groups", "allocate", "recover")] == [
         "score", "measure groups", "allocate", "recover",
     ]  # fmt: skip
+
+
+def test_a_budget_counts_at_the_sizes_that_are_given(command, save):
+    """The two halves of this network cost differently at other sizes: one grows with the image, one does not."""
+    path = save(
+        """free (float[N, 3, H, W] x) => (float[N, 4] y) {
+        a = Conv<pads=[1,1,1,1]>(x, w1) b = Relu(a) c = Conv<pads=[1,1,1,1]>(b, w2) d = GlobalAveragePool(c)
+        e = Flatten(d) f = MatMul(e, w3) g = Relu(f) y = MatMul(g, w4) }""",
+        w1=(16, 3, 3, 3), w2=(32, 16, 3, 3), w3=(32, 600), w4=(600, 4),
+    )  # fmt: skip
+    for side in (4, 40):
+        report = run(command, path, "--max-macs", 0.5, "--input-shape", f"x:1x3x{side}x{side}")
+        assert 0.49 <= report["ratios"]["macs"] <= 0.5

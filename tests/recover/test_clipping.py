@@ -8,7 +8,7 @@ from onnx_text import model
 
 from onnxprune.channels.groups import analyze
 from onnxprune.model.io import load
-from onnxprune.model.linear import Holders
+from onnxprune.model.linear import Holders, linear_nodes
 from onnxprune.recover.clipping import Clipping, clipping_of
 from onnxprune.recover.least_squares import solve
 from onnxprune.recover.sequential import Calibration, Settings, readers_of, repair
@@ -78,3 +78,32 @@ def test_what_is_let_through_comes_nearer_than_with_plain_targets(end: str, monk
     behind = error()
     monkeypatch.setattr(sys.modules["onnxprune.recover.sequential"], "clipping_of", lambda *_: None)
     assert behind < 0.985 * error()
+
+
+def test_a_summand_that_is_the_same_for_all_samples() -> None:
+    """It is broadcast against what the operator computes, behind a Relu too."""
+    tensors = "x:N,6,6 w1=6,12 b1=12 w2=12,8 b2=8 w3=6,8 one=f#1"
+    text = (
+        "a = MatMul(x, w1) r0 = Add(a, b1) r = Relu(r0) c = MatMul(r, w2) cb = Add(c, b2) s = MatMul(x, w3) "
+        "m = ReduceMean<axes=[0,1], keepdims=1>(s) d = Add(cb, m) y = Relu(d)"
+    )
+    channels = analyze(model(tensors, text))
+    rng = np.random.default_rng(1)
+    feeds = [{"x": rng.standard_normal((24, 6, 6), np.float32)} for _ in range(3)]
+    removals = {channels.prunable[0].name: list(range(6))}
+    sliced = slice_channels(channels, removals)
+    _, layers = repair(
+        sliced, channels.graph, Gone(channels, removals), Calibration(feeds[:2], feeds[2:]), Settings(solve)
+    )
+    assert len(layers) == 1
+    assert layers[0].kept
+
+
+def test_a_product_of_stored_tensors_alone_is_left_alone() -> None:
+    """Such as a table of relative positions: it has no rows that samples could change."""
+    tensors = "x:N,6,6 w1=6,12 w2=12,6 t=6,6 wt=6,6 b=6"
+    text = "a = MatMul(x, w1) r = Relu(a) c = MatMul(r, w2) p = MatMul(t, wt) d = Add(c, p) y = Relu(d)"
+    proto = model(tensors, text)
+    graph = load(proto)
+    names = {one.result for one in linear_nodes(graph, analyze(proto).shapes, Holders(graph))}
+    assert names == {"a", "c"}
