@@ -147,7 +147,7 @@ def _input(value: onnx.ValueInfoProto) -> _Input:
             f"input {value.name!r} holds {words}, which is not supported: only tensors of numbers can be drawn"
         )
     dims = [
-        dim.dim_value if dim.dim_value > 0 else dim.dim_param or f"{value.name}[{axis}]"
+        dim.dim_value if dim.dim_value > 0 else dim.dim_param.strip("?") or f"{value.name}[{axis}]"
         for axis, dim in enumerate(tensor.shape.dim)
     ]
     return _Input(value.name, dtype, tuple(dims))

@@ -126,7 +126,7 @@ class ShapeWalk:
             return
         self.known.shapes[tensor.name] = shape
         for declared, size in zip(tensor.shape or (), shape, strict=False):
-            if isinstance(declared, str):
+            if isinstance(declared, str) and declared.strip("?"):
                 self._symbols.setdefault(declared, size)
 
     def _add_constant(self, tensor: gs.Constant) -> None:

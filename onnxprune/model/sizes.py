@@ -84,7 +84,7 @@ def _with_primes(graph: gs.Graph, base: Mapping[str, Shape], only: int | None) -
         for dim, declared in enumerate(tensor.shape or ()):
             if isinstance(declared, int) or dim >= len(sizes) or only not in (None, dim):
                 continue
-            name = declared or f"{tensor.name}[{dim}]"
+            name = (declared or "").strip("?") or f"{tensor.name}[{dim}]"  # '?' says that a dimension has no name
             symbols[name] = symbols.get(name) or next(primes, sizes[dim])
             sizes[dim] = symbols[name]
         if tensor.name in base:

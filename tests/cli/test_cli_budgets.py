@@ -126,3 +126,15 @@ def test_a_budget_counts_at_the_sizes_that_are_given(command, save):
     for side in (4, 40):
         report = run(command, path, "--max-macs", 0.5, "--input-shape", f"x:1x3x{side}x{side}")
         assert 0.49 <= report["ratios"]["macs"] <= 0.5
+
+
+def test_dimensions_that_are_called_by_a_question_mark_are_not_the_same(command, small, tmp_path):
+    proto = onnx.load(small)
+    proto.graph.ClearField("value_info")
+    for dim in proto.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_param = "?"
+    path = tmp_path / "unnamed.onnx"
+    onnx.save(proto, path)
+    report = run(command, path, "--max-macs", 0.5, "--input-shape", "x:1x3x6x20")
+    assert report["input_shapes"]["x"] == [1, 3, 6, 20]
+    assert 0.49 <= report["ratios"]["macs"] <= 0.5
