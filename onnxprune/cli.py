@@ -70,7 +70,10 @@ def inspect(
     "-o", "--output", type=Path, metavar="OUT", help="Where to write; <stem>.slim.onnx beside MODEL by default."
 )
 @click.option(
-    "--channels", type=float, metavar="RATIO", help="Remove this fraction (0 <= RATIO < 1) of the prunable channels."
+    "--channels",
+    type=float,
+    metavar="RATIO",
+    help="Remove this fraction (0 <= RATIO < 1) of the prunable channels; with samples, as many MACs as that.",
 )
 @click.option("--max-macs", metavar="X", help="Or: keep at most this of the MACs, a fraction or such as 3GMAC.")
 @click.option("--max-params", metavar="X", help="Or: keep at most this of the parameters, a fraction or such as 10M.")
@@ -170,10 +173,13 @@ def slim(
     check_outputs(written, reports, inputs_among({"model": model, "evaluation": evaluation, **options}), force=force)
     with bar(quiet=quiet) as progress:
         result = run(model, eval=evaluation, input_shape=dict(input_shape), progress=progress, **options)
-    if not options["dry_run"] and (result.met or not options["strict"]):
+    kept = result.met or not options["strict"]
+    if not kept:
+        click.echo("onnxprune: a budget was missed and --strict was given: nothing was written", err=True)
+    if not options["dry_run"] and kept:
         result.save(target, overwrite=force)
         click.get_current_context().obj["written"] = True
-    if save_plan is not None:
+    if save_plan is not None and kept:
         write_text(save_plan, result.plan.to_json())
     deliver(result.report, as_json=as_json, reports=reports, quiet=quiet)
     if not (result.better and result.met):

@@ -1,7 +1,8 @@
 """Which plan: that of the allocation that is asked for, or the best of several, judged by the repaired results."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from onnxprune.channels.groups import Channels
 from onnxprune.commands.inputs import Inputs
@@ -9,16 +10,16 @@ from onnxprune.commands.repair import Repair
 from onnxprune.data.samples import Samples
 from onnxprune.errors import PlanError
 from onnxprune.model.cost import Cost, cost
-from onnxprune.model.io import Graph
 from onnxprune.plan.allocation import ALLOCATIONS
 from onnxprune.plan.demand import Demand
 from onnxprune.plan.plan import Plan, plan
 from onnxprune.plan.select import select
+from onnxprune.recover.divergence import Reference
 from onnxprune.recover.recover import BATCH, calibration
-from onnxprune.recover.sensitivity import LEVELS, divergence, sensitivity
+from onnxprune.recover.sensitivity import LEVELS, sensitivity
 from onnxprune.report.schema import AllocationRow
 from onnxprune.runtime.session import SessionOptions, open_session
-from onnxprune.runtime.walk import Feeds
+from onnxprune.runtime.walk import Memory
 from onnxprune.score.readings import Runs
 from onnxprune.score.scores import Vector, score
 from onnxprune.slim import Progress, Recipe
@@ -34,7 +35,16 @@ TRIAL_SAMPLES = (8, 512)
 """Fewest and most samples to measure groups one by one with."""
 
 TRIAL_MACS = 5e12
-"""Multiply-accumulates that this may take with more than the fewest samples; above ten times that it is left out."""
+"""Multiply-accumulates that this may take with more than the fewest samples."""
+
+MOST_MACS = 3e13
+"""Multiply-accumulates above which groups are not measured unless asked for: about five minutes on two cores."""
+
+NODE_MACS, PARAMETER_MACS = 5e7, 5e3
+"""What making a trial costs for each node and each stored number, in the time of that many multiply-accumulates."""
+
+UNITS = 0.05
+"""Fraction of units by which a result may differ from what was asked for before a note says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,7 @@ class Choice:
 
     plan: Plan
     rivals: tuple[AllocationRow, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def choose_plan(
@@ -104,31 +115,45 @@ class _Makers:
         """
         first = self.plan("uniform")
         macs = None if self._recipe.channels is None else self._cost(first).macs
+        judge = _Judge(self._channels, self._recipe, samples, self._whole)
+        if not first.removals or macs == 0 or not judge.judges:
+            return Choice(first)
         plans = {"uniform": first}
-        for name in ALLOCATIONS if first.removals else ():
-            if name not in plans and (name != "measured" or self._measurable()):
+        for name in ALLOCATIONS[1:]:
+            if name != "measured" or self._measurable():
                 try:
                     plans[name] = self.plan(name, macs)
                 except PlanError:  # its steps are too coarse
                     continue
-        if len(plans) == 1:
-            return Choice(first)
-        judge = _Judge(self._channels, self._recipe, samples, self._whole)
         rows = []
         for number, (name, one) in enumerate(plans.items(), 1):
             rows.append(AllocationRow(name, *self._sizes(one), judge.divergence(one)))
             if self._progress is not None:
                 self._progress("allocate", number / len(plans))
         best = min(rows, key=lambda row: row.divergence if row.divergence is not None else float("inf"))
-        return Choice(plans[best.name], tuple(replace(row, chosen=row is best) for row in rows))
+        chosen = plans[best.name]
+        return Choice(chosen, tuple(replace(row, chosen=row is best) for row in rows), self._notes(best.name, chosen))
+
+    def _notes(self, name: str, chosen: Plan) -> tuple[str, ...]:
+        ratio = self._recipe.channels
+        units = sum(group.units for group in self._groups)
+        share = sum(map(len, chosen.removals.values())) / max(units, 1)
+        if ratio is None or abs(share - ratio) < UNITS:
+            return ()
+        return (
+            f"the allocation {name!r} removes {share:.0%} of the prunable units, for as many multiply-accumulates as "
+            f"{ratio:.0%} of every group: --allocation uniform removes that",
+        )
 
     def _planned(self, allocation: str, demand: Demand) -> Plan:
         recipe = self._recipe
-        return plan(
+        made = plan(
             self._channels, self._scores, demand.ratio, recipe.round_to, allocation, recipe.target, recipe.include,
             recipe.exclude, max_macs=demand.macs, max_params=demand.parameters, losses=self._losses,
             input_shape=self._shapes,
         )  # fmt: skip
+        options = {name: value for name, value in made.options.items() if name not in demand.options()}
+        return replace(made, options={**demand_of(recipe).options(), **options})
 
     def _cost(self, made: Plan) -> Cost:
         return cost(slice_channels(self._channels, made.removals), self._shapes)
@@ -151,7 +176,9 @@ class _Makers:
         return sensitivity(self._channels, self._scores, self._runs(few), self._groups)
 
     def _measurable(self) -> bool:
-        return self._trial_macs() * TRIAL_SAMPLES[0] <= 10 * TRIAL_MACS
+        fixed = NODE_MACS * self._whole.nodes + PARAMETER_MACS * self._whole.parameters
+        trials = len(LEVELS) * len(self._groups)
+        return self._trial_macs() * TRIAL_SAMPLES[0] + trials * fixed <= MOST_MACS
 
     def _trial_macs(self) -> int:
         return max(len(LEVELS) * len(self._groups) * self._whole.macs, 1)
@@ -165,19 +192,23 @@ class _Judge:
         fitted, held_out = samples.split()
         few = fitted.draw(max(CONTEST_SAMPLES, int(CONTEST_MACS / max(whole.macs, 1))), recipe.seed)
         self._runs = replace(calibration(samples, recipe.seed), fitted=list(few.batches(BATCH)))
-        self._feeds = list(held_out.batches(BATCH))
-        self._expected = self._outputs(channels.graph)
+        session = open_session(channels.graph, self._repair.options)
+        self._reference = Reference(session, list(held_out.batches(BATCH)), Memory(self._repair.memory))
+        self._known: dict[str, float] = {}
+
+    @property
+    def judges(self) -> bool:
+        """Whether there is any output to judge by."""
+        return self._reference.judges
 
     def divergence(self, made: Plan) -> float | None:
         """Returns the squared error of the outputs relative to their variance; ``None`` where it is not finite."""
-        result = slice_channels(self._channels, made.removals)
-        result, _ = self._repair.apply(result, self._channels, made.removals, self._runs)
-        found = divergence(self._expected, self._outputs(result))
-        return found if found < float("inf") else None
-
-    def _outputs(self, graph: Graph) -> Sequence[Feeds]:
-        session = open_session(graph, self._repair.options)
-        return [session.run(feeds) for feeds in self._feeds]
+        key = repr(sorted(made.removals.items()))
+        if key not in self._known:
+            result = slice_channels(self._channels, made.removals)
+            result, _ = self._repair.apply(result, self._channels, made.removals, self._runs)
+            self._known[key] = self._reference.divergence(open_session(result, self._repair.options))
+        return self._known[key] if np.isfinite(self._known[key]) else None
 
 
 def demand_of(recipe: Recipe) -> Demand:

@@ -151,11 +151,21 @@ def build_report(work: Work, seconds: dict[str, float]) -> Report:
             *inputs.notes,
             *uncounted(work.costs[0]),
             *missed(recipe, *work.costs),
+            *work.choice.notes,
+            *held_out_note(work),
             *_warnings(sides, evidence, proof),
         ),
         seconds=seconds,
         latency_samples=evidence.times,
     )
+
+
+def held_out_note(work: Work) -> tuple[str, ...]:
+    """Returns a note where too few samples were given to hold any out of what was fitted and judged."""
+    given = work.inputs.given
+    if given is None or not (work.repairs.method or work.choice.rivals) or len(set(map(id, given.split()))) == 2:
+        return ()
+    return ("too few samples to hold any out: what was fitted to them was judged on the same ones; give more",)
 
 
 def uncounted(total: Cost) -> tuple[str, ...]:

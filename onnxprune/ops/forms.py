@@ -311,6 +311,11 @@ def rows_per_run(inputs: int, runs: int) -> int:
     return -(-max(ROWS, ROWS_PER_INPUT * inputs) // runs)
 
 
+def finite(rows: Array, targets: Array) -> NDArray[np.bool_]:
+    """Returns which of the rows [g, R, n] and targets [g, R, m] hold numbers alone: [R]."""
+    return np.asarray(np.isfinite(rows).all(axis=(0, 2)) & np.isfinite(targets).all(axis=(0, 2)))
+
+
 def draw(form: Form, result: Array, share: int, random: np.random.Generator) -> Index:
     """Returns the places of all rows of a result, or of ``share`` of them at random, in order."""
     places = form.places(result)

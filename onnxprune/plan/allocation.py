@@ -4,8 +4,9 @@
 scores for what they save, ``measured`` the smallest loss of the outputs for what it saves.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +31,8 @@ LAST = 1e9
 NEAR = 0.02
 """A budget is met well enough where no more than this fraction of it is left."""
 
-TRADES = 200
-"""Pairs of steps that are looked at where it is not."""
+TRADES = 1_000
+"""Exchanges of steps that are looked at where it is not."""
 
 ROUND = 0.02
 """Fraction of the cost that is saved before what the next units save is looked at again."""
@@ -53,8 +54,8 @@ class Task:
     input_shape: Mapping[str, Shape] | None = None
 
 
-def allocate(task: Task, allocation: str, demand: Demand) -> Index:
-    """Returns how many units of each group go.
+def allocate(task: Task, allocation: str, demand: Demand) -> tuple[Index, bool]:
+    """Returns how many units of each group go, and whether the demand is met without any.
 
     A ratio is met before rounding to the nearest multiples, a budget after it: never above, as near as blocks allow.
 
@@ -65,14 +66,16 @@ def allocate(task: Task, allocation: str, demand: Demand) -> Index:
         raise UsageError(f"there is no allocation {allocation!r}: choose {', '.join(ALLOCATIONS)}")
     units = np.array([group.units for group in task.groups], np.int64)
     if demand.ratio is not None and allocation == "uniform":
-        return _rounded(task, (1 - demand.ratio) * units)
+        return _rounded(task, (1 - demand.ratio) * units), not demand.asks
     sizes = Sizes(task.channels, task.groups, task.input_shape)
     excess = demand.excess(sizes)
+    if excess(units * 0) <= 1:
+        return units * 0, True
     if demand.ratio is None:
-        return _ordered(task, allocation, task.blocks, demand.savings(sizes)).until(excess)
+        return _ordered(task, allocation, task.blocks, demand.savings(sizes)).until(excess), False
     single = [group.block_count for group in task.groups]
     order = _ordered(task, allocation, single, sizes.macs_saved())
-    return _rounded(task, (units - order.until(excess)) * 1.0) if demand.asks else units * 0
+    return _rounded(task, (units - order.until(excess)) * 1.0), False
 
 
 def _ordered(task: Task, allocation: str, blocks: Sequence[int], savings: Savings) -> "Steps":
@@ -81,6 +84,10 @@ def _ordered(task: Task, allocation: str, blocks: Sequence[int], savings: Saving
     if allocation == "measured":
         if task.losses is None:
             raise UsageError("the allocation 'measured' needs samples: give --data, or choose per-mac")
+        if any(len(task.losses.get(group.name, ())) != group.units + 1 for group in task.groups):
+            raise UsageError(
+                "the losses are not those of this model: give one number for 0, 1, 2, ... units of each group"
+            )
         return paid(task.groups, blocks, task.losses, savings)
     losses = {group.name: _accumulated(task.scores.values[group.name]) for group in task.groups}
     if allocation == "global":
@@ -119,39 +126,46 @@ class Steps:
     def until(self, excess: Callable[[Index], float]) -> Index:
         """Returns what the fewest steps remove that bring the excess to 1 or below; all of them where none do.
 
-        Of every group the last step is then taken back where it was not needed, the latest first, and, where blocks
-        are so coarse that more than ``NEAR`` is still missing, the last step of one group gives way to another's next.
+        Of every group the last step is then taken back where it was not needed, the latest first. Where blocks are so
+        coarse that more than ``NEAR`` is still missing, last steps give way to next steps of other groups.
         """
         low, high = 0, self.groups.size
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if excess(self.after(middle)) <= 1 else (middle + 1, high)
         taken = np.arange(low)
-        if excess(self.after(low)) > 1:
-            return self.after(low)
-        for step in self._last(taken)[::-1]:
-            without = taken[taken != step]
-            if excess(self._sum(without)) <= 1:
-                taken = without
-        return self._sum(self._traded(taken, excess))
+        reached = excess(self.after(low))
+        looks = TRADES
+        while reached < 1 - NEAR and looks > 0:
+            best = taken
+            for other in self._neighbours(taken):
+                now = excess(self._sum(other))
+                looks -= 1
+                if reached < now <= 1:
+                    best, reached = other, now
+                if reached >= 1 - NEAR or looks == 0:
+                    break
+            if best is taken:
+                break
+            taken = best
+        return self._sum(taken)
 
-    def _traded(self, taken: Index, excess: Callable[[Index], float]) -> Index:
-        """Returns the steps after at most ``TRADES`` looks at pairs that bring the excess nearer to 1."""
-        reached = excess(self._sum(taken))
+    def _neighbours(self, taken: Index) -> Iterator[Index]:
+        """Yields the steps with one less, with one or two exchanged for one, or with one exchanged for two."""
+        last = self._last(taken)[::-1]
         rest = np.setdiff1d(np.arange(self.groups.size), taken)
         following = rest[np.sort(np.unique(self.groups[rest], return_index=True)[1])]
-        pairs = [
-            (out, new) for new in following for out in self._last(taken)[::-1] if self.groups[out] != self.groups[new]
-        ]
-        best = taken
-        for out, new in pairs[:TRADES] if reached < 1 - NEAR else ():
-            other = np.append(taken[taken != out], new)
-            now = excess(self._sum(other))
-            if reached < now <= 1:
-                best, reached = other, now
-            if reached >= 1 - NEAR:
-                break
-        return best
+        for out in last:
+            yield taken[taken != out]
+        for out in last:
+            for new in following[self.groups[following] != self.groups[out]]:
+                yield np.append(taken[taken != out], new)
+        for first, second in combinations(last, 2):
+            for new in following:
+                yield np.append(taken[(taken != first) & (taken != second)], new)
+        for out in last:
+            for pair in combinations(following, 2):
+                yield np.append(taken[taken != out], pair)
 
     def _last(self, taken: Index) -> Index:
         """Returns the last step of every group, in order."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from onnxprune import arguments
 from onnxprune.channels.facts import Index
-from onnxprune.errors import UsageError
+from onnxprune.errors import PlanError, UsageError
 from onnxprune.model.cost import Cost
 from onnxprune.plan.sizes import Savings, Sizes
 
@@ -51,9 +51,10 @@ class Demand:
         """Returns what judges removed units of all groups: what stays as a fraction of what may, 1 where just met."""
         if self.ratio is not None:
             total = int(sizes.units.sum())
-            limit = total - round(self.ratio * total)
+            limit = max(total - round(self.ratio * total), 1)
             return lambda removed: (total - int(removed.sum())) / limit
         every = sizes.units * 0
+        self._check(sizes.macs(every))
         limits = [
             (_limit(amount, size(every)), size)
             for amount, size in ((self.macs, sizes.macs), (self.parameters, sizes.parameters))
@@ -63,17 +64,26 @@ class Demand:
 
     def absolute(self, whole: Cost) -> "Demand":
         """Returns the same with what may stay of a model of that cost in numbers instead of fractions."""
-        limits = self.limits(whole)
+        limits = {name: max(limit, 1 + 1e-9) for name, limit in self.limits(whole).items()}  # 1 would be a fraction
         return Demand(self.ratio, limits.get("max macs"), limits.get("max params"))
 
     def limits(self, whole: Cost) -> dict[str, float]:
-        """Returns what may stay of a model of that cost, by the name of the option."""
+        """Returns what may stay of a model of that cost, by the name of the option.
+
+        Raises:
+            PlanError: multiply-accumulates are asked for, and there are none that could be counted.
+        """
+        self._check(whole.macs)
         named = (("max macs", self.macs, whole.macs), ("max params", self.parameters, whole.parameters))
         return {name: _limit(amount, size) for name, amount, size in named if amount is not None}
 
     def savings(self, sizes: Sizes) -> Savings:
         """Returns what the next units save of that which is asked for: parameters, if they alone are; else MACs."""
         return sizes.parameters_saved() if self.parameters is not None and self.macs is None else sizes.macs_saved()
+
+    def _check(self, macs: int) -> None:
+        if self.macs is not None and macs == 0:
+            raise PlanError("no multiply-accumulates can be counted in this model: give --max-params or --channels")
 
     def _given(self) -> list[tuple[str, float]]:
         named = (("ratio", self.ratio), ("max macs", self.macs), ("max params", self.parameters))

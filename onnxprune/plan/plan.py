@@ -165,13 +165,13 @@ def plan(
     if not groups:
         raise PlanError(why_nothing(channels))
     blocks = [block(group, round_to, target) for group in groups]
-    removed = allocate(Task(channels, groups, blocks, scores, losses, shapes), allocation, demand)
+    removed, met = allocate(Task(channels, groups, blocks, scores, losses, shapes), allocation, demand)
     removals = {
         group.name: lowest(group, scores.values[group.name], int(count))
         for group, count in zip(groups, removed, strict=True)
         if count
     }
-    if not removals and demand.asks:
+    if not removals and not met:
         raise PlanError(
             f"rounding leaves nothing to remove from {len(groups)} groups at {demand}: "
             "ask for more, or lower --round-to"

@@ -35,7 +35,7 @@ def recover(
     *,
     samples: int = 1024,
     seed: int = 0,
-    max_memory: int = 2 << 30,
+    max_memory: int | str = "2GB",
 ) -> Graph:
     """Returns a copy of a smaller model, repaired toward the original, on samples or from the weights alone.
 
@@ -55,7 +55,8 @@ def recover(
         PlanError: the models do not belong together.
         CalibrationError: the samples do not fit.
     """
-    memory = arguments.whole(max_memory, "--max-memory")
+    memory = arguments.size(max_memory, "--max-memory")
+    seed = arguments.whole(seed, "--seed")
     sampled = needs_samples(method)
     if sampled and data is None:
         raise UsageError(f"the repair {method!r} is fitted to samples: give data, or choose {FOLD!r}")
@@ -82,7 +83,7 @@ def needs_samples(name: str) -> bool:
     """
     chosen = arguments.word(name, "--recover")
     if chosen not in (*METHODS, FOLD):
-        raise UsageError(f"there is no repair {chosen!r}: choose one of none, {', '.join(METHODS)}, {FOLD}")
+        raise UsageError(f"there is no repair {chosen!r}: choose one of {', '.join(METHODS)}, {FOLD}")
     return chosen != FOLD
 
 

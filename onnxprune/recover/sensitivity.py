@@ -11,10 +11,13 @@ import numpy as np
 
 from onnxprune.channels.facts import Index
 from onnxprune.channels.groups import ChannelGroup, Channels
-from onnxprune.model.io import read_values
+from onnxprune.errors import CalibrationError
+from onnxprune.model.io import Graph, read_values
 from onnxprune.model.linear import Array, Holders, bias_of, linear_nodes
 from onnxprune.plan.plan import lowest
+from onnxprune.recover.divergence import Reference
 from onnxprune.runtime.session import open_session
+from onnxprune.runtime.walk import Memory
 from onnxprune.score.obs import DAMPING
 from onnxprune.score.readings import Reading, Runs, readings_by_group
 from onnxprune.score.scores import Scores, Vector
@@ -26,7 +29,8 @@ LEVELS = (0.2, 0.4, 0.6, 0.8)
 BEYOND = 2.5
 """Loss of a whole group, as a multiple of the largest that was measured."""
 
-Outputs = Mapping[str, np.ndarray]
+LARGEST = 1e9
+"""A loss that is larger, or not a number, counts as this."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,10 +52,13 @@ def sensitivity(
     the levels that are tried they are interpolated, as the largest convex function that does not exceed them.
 
     Raises:
+        CalibrationError: no output holds floats to judge by.
         ModelError: ONNX Runtime cannot run the graph.
     """
     chosen = channels.prunable if groups is None else groups
-    expected = _outputs(channels, [], {}, runs)
+    reference = Reference(open_session(channels.graph, runs.options), runs.feeds, Memory(runs.memory))
+    if not reference.judges:
+        raise CalibrationError("no output holds finite floats to measure a loss by: choose --allocation uniform")
     waiting = {group.name: group for group in chosen}
     found: dict[str, Vector] = {}
 
@@ -63,7 +70,8 @@ def sensitivity(
             units = _units(group, scores.values[name], level)
             if units.size > counts[-1]:
                 changes = [made_up(one, units) for one in read if one.result]
-                losses.append(divergence(expected, _outputs(channels, changes, {name: units.tolist()}, runs)))
+                trial = open_session(_trial(channels, changes, {name: units.tolist()}), runs.options)
+                losses.append(min(reference.divergence(trial), LARGEST))
                 counts.append(units.size)
         found[name] = _curve(counts, losses, group.units)
         if runs.progress is not None:
@@ -92,27 +100,14 @@ def made_up(reading: Reading, gone: Index) -> MadeUp:
     return MadeUp(reading.result, reading.part, weights, shift)
 
 
-def divergence(expected: Sequence[Outputs], found: Sequence[Outputs]) -> float:
-    """Returns the squared error of outputs of floats relative to their variance, the mean over outputs."""
-    losses = []
-    for name, first in expected[0].items():
-        if not np.issubdtype(first.dtype, np.floating):
-            continue
-        before = np.concatenate([run[name].ravel() for run in expected]).astype(np.float64)
-        after = np.concatenate([run[name].ravel() for run in found]).astype(np.float64)
-        losses.append(float(np.square(before - after).mean() / max(before.var(), 1e-30)))
-    return float(np.mean(losses)) if losses else 0.0
-
-
 def _units(group: ChannelGroup, values: Vector, level: float) -> Index:
     each = group.units // group.block_count
     count = min(round(each * level), each - 1) * group.block_count
     return np.array(lowest(group, values, count), np.int64)
 
 
-def _outputs(
-    channels: Channels, changes: Sequence[MadeUp], removals: Mapping[str, list[int]], runs: Runs
-) -> list[Outputs]:
+def _trial(channels: Channels, changes: Sequence[MadeUp], removals: Mapping[str, list[int]]) -> Graph:
+    """Returns the original with units silenced, and what makes up for them."""
     graph = channels.graph.copy()
     holders = Holders(graph)
     linear = {one.result: one for one in linear_nodes(graph, channels.shapes, holders)} if changes else {}
@@ -130,8 +125,7 @@ def _outputs(
                 if change.result == result:
                     shift[change.part] += change.shift
             place.add(shift.reshape(-1), read_values(linear[result].stored).dtype)
-    session = open_session(silence(replace(channels, graph=graph), removals), runs.options)
-    return [session.run(feeds) for feeds in runs.feeds]
+    return silence(replace(channels, graph=graph), removals)
 
 
 def _curve(counts: Sequence[int], losses: Sequence[float], units: int) -> Vector:

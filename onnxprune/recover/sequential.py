@@ -14,7 +14,7 @@ from onnxprune.model.linear import Array, Holders, Linear, bias_of, linear_nodes
 from onnxprune.model.recurrent import Recurrent, recurrent_nodes
 from onnxprune.model.shapes import Shapes, ShapeWalk
 from onnxprune.model.sizes import generic_shapes
-from onnxprune.ops.forms import Index, draw, rows_per_run
+from onnxprune.ops.forms import Index, draw, finite, rows_per_run
 from onnxprune.recover.clipping import Batch, clipping_of, refined
 from onnxprune.recover.differences import Correspondence, Differences
 from onnxprune.recover.least_squares import Method
@@ -107,6 +107,7 @@ class _Sequence:
         self._producers = {tensor.name: node for node in pruned.nodes for tensor in node.outputs}
         expected, sizes = generic_shapes(original)
         shapes = ShapeWalk(pruned, sizes).run()
+        self._shapes = shapes.shapes
         self._targets = _targets(pruned, shapes, expected, left)
         self._holders = Holders(pruned)
         self._readers = readers_of(pruned)
@@ -208,8 +209,11 @@ class _Sequence:
         share = rows_per_run(shape[1], self._pruned.runs)
         drawn = []
         for number, (data, target) in enumerate(self._pairs(linear, goal)):
-            drawn.append(draw(linear.form, target, share, self._random))
-            sums[number >= self._fitted].add(*linear.form.rows(data, target, drawn[-1]))
+            chosen = draw(linear.form, target, share, self._random)
+            rows, wanted = linear.form.rows(data, target, chosen)
+            good = finite(rows, wanted)
+            drawn.append(chosen[good])
+            sums[number >= self._fitted].add(rows[:, good], wanted[:, good])
         return drawn, *sums
 
     def _batches(self, linear: Linear, goal: Goal, drawn: Sequence[Index]) -> Iterator[Batch]:
@@ -266,6 +270,8 @@ class _Sequence:
         """
         found = residual_of(linear, self._holders) if self._settings.residual else None
         if found is None or found.total not in self._targets or self._active & self._above(found.other):
+            return None
+        if self._shapes[found.total] != self._shapes[linear.result]:  # the result itself is broadcast
             return None
         return found if len(self._unsolved([found.other])) <= 1 else None
 

@@ -90,7 +90,7 @@ def removal_losses(sites: Sequence[Site], count: int, blocks: Index | None = Non
         losses = np.sum([one.losses(count) for one in sites], axis=0)
         left = int(alive.sum()) // number
         step = min(max(int(left * SHARE), 1), left - 1)
-        order = np.lexsort((np.where(alive, losses, np.inf), block)).reshape(number, -1)
+        order = np.lexsort((losses, ~alive, block)).reshape(number, -1)
         chosen = order[:, :step]
         for column in chosen.T:
             reached = max(float(losses[column].mean()), np.nextafter(reached, np.inf))

@@ -10,7 +10,7 @@ from onnxprune.channels.groups import Channels
 from onnxprune.data.samples import load_samples
 from onnxprune.model.io import to_proto
 from onnxprune.model.linear import Array, Holders, Linear, linear_nodes
-from onnxprune.ops.forms import draw, rows_per_channel, rows_per_run
+from onnxprune.ops.forms import draw, finite, rows_per_channel, rows_per_run
 from onnxprune.runtime.session import SessionOptions, input_specs
 from onnxprune.runtime.walk import Feeds, Memory, Progress, Walk
 from onnxprune.score.blocks import Block, Index, Source
@@ -136,7 +136,7 @@ def _products(channels: Channels, holders: Holders) -> Iterator[_Product]:
 
 
 def runs_of(channels: Channels, data: object, seed: int, memory: int) -> Runs:
-    """Returns samples as runs of the model.
+    """Returns samples as runs of the model, without the last fifth, which is held out from every estimate.
 
     Raises:
         CalibrationError: the samples do not fit the model.
@@ -144,7 +144,7 @@ def runs_of(channels: Channels, data: object, seed: int, memory: int) -> Runs:
     if isinstance(data, Runs):
         return data
     samples = load_samples(data, input_specs(to_proto(channels.graph)), seed=seed)  # type: ignore[arg-type]
-    return Runs(list(samples.batches(BATCH)), memory, None, seed)
+    return Runs(list(samples.split()[0].batches(BATCH)), memory, None, seed)
 
 
 def _owners(channels: Channels) -> Mapping[Axis, list[tuple[str, Index, Index]]]:
@@ -163,9 +163,10 @@ def _covariance(walk: Walk, linear: Linear, shape: tuple[int, ...], random: np.r
     share = rows_per_run(inputs, walk.runs)
     for data, result in zip(walk.values(linear.data), walk.values(linear.result), strict=True):
         chosen = draw(linear.form, result, share, random)
-        rows = linear.form.rows(data, result, chosen)[0].astype(np.float64)
+        read, made = linear.form.rows(data, result, chosen)
+        rows = read[:, finite(read, made)].astype(np.float64)
         squares += rows.transpose(0, 2, 1) @ rows
         sums += rows.sum(axis=1)
-        count += chosen.size
+        count += rows.shape[1]
     means = sums / max(count, 1)
     return np.asarray(squares / max(count, 1) - means[:, :, None] * means[:, None]), means

@@ -28,7 +28,7 @@ class Scores:
 
 
 def score(
-    channels: Channels, name: str | None = None, data: object = None, seed: int = 0, max_memory: int = 2 << 30
+    channels: Channels, name: str | None = None, data: object = None, seed: int = 0, max_memory: int | str = "2GB"
 ) -> Scores:
     """Returns the scores of all prunable groups under a criterion.
 
@@ -62,7 +62,7 @@ def score(
         raise UsageError(f"there is no score {chosen!r}: choose one of {', '.join(sorted([*stored, *measured]))}")
     if data is None:
         raise UsageError(f"the score {chosen!r} is measured on samples: give --data, or choose l2")
-    found = measured[chosen](channels, runs_of(channels, data, seed, max_memory))
+    found = measured[chosen](channels, runs_of(channels, data, seed, arguments.size(max_memory, "--max-memory")))
     return Scores(chosen, _completed(found, l2(channels, seed)))
 
 

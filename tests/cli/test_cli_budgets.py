@@ -55,8 +55,14 @@ def test_a_budget_out_of_reach_is_said_and_the_best_is_written(command, small, t
 
 def test_strict_writes_nothing_where_a_budget_is_missed(command, small, tmp_path):
     out = tmp_path / "out.onnx"
-    run(command, small, "--max-macs", 0.001, "-o", out, "--strict", code=1)
+    found = command(
+        "slim", small, "--max-macs", 0.001, "--round-to", 1, "--no-latency", "-o", out, "--strict", "-q",
+        "--save-plan", tmp_path / "plan.json",
+    )  # fmt: skip
+    assert found.code == 1
+    assert "nothing was written" in found.err
     assert not out.exists()
+    assert not (tmp_path / "plan.json").exists()
 
 
 def test_a_plan_and_a_budget_exclude_each_other(command, small, tmp_path, one_sentence):
@@ -138,3 +144,64 @@ def test_dimensions_that_are_called_by_a_question_mark_are_not_the_same(command,
     report = run(command, path, "--max-macs", 0.5, "--input-shape", "x:1x3x6x20")
     assert report["input_shapes"]["x"] == [1, 3, 6, 20]
     assert 0.49 <= report["ratios"]["macs"] <= 0.5
+
+
+def test_nothing_to_judge_by_takes_the_uniform_allocation(command, save, samples):
+    path = save(
+        """codes (float[N, 3, 8, 8] x) => (int64[N, 1] y) {
+        a = Conv<pads=[1,1,1,1]>(x, w1) b = Relu(a) c = GlobalAveragePool(b) d = Flatten(c) e = MatMul(d, w2)
+        y = ArgMax<axis=1>(e) }""",
+        w1=(16, 3, 3, 3), w2=(16, 4),
+    )  # fmt: skip
+    report = run(command, path, "--channels", 0.5, "--data", samples)
+    assert report["allocations"] == []
+    assert report["groups"][0]["removed"] == 8
+
+
+def test_activations_that_are_not_numbers_are_passed_over(command, save, tmp_path):
+    path = save(
+        """roots (float[N, 3, 8, 8] x) => (float[N, 4] y) {
+        r = Sqrt(x) a = Conv<pads=[1,1,1,1]>(r, w1) b = Relu(a) c = Conv<pads=[1,1,1,1]>(b, w3)
+        d = GlobalMaxPool(c) e = Flatten(d) y = MatMul(e, w2) }""",
+        w1=(16, 3, 3, 3), w2=(8, 4), w3=(8, 16, 3, 3),
+    )  # fmt: skip
+    images = np.abs(SAMPLES)
+    images[5, 0, 0, 0] = -1
+    np.savez(tmp_path / "holes.npz", x=images)
+    report = run(command, path, "--channels", 0.5, "--data", tmp_path / "holes.npz")
+    assert report["recovery"]["layers"]
+
+
+def test_the_result_of_the_operator_itself_may_be_broadcast(command, save, samples):
+    path = save(
+        """context (float[N, 3, 8, 8] x) => (float[N, 4] y) {
+        a = Conv<pads=[1,1,1,1]>(x, w1) b = Relu(a) p = GlobalAveragePool(b) q = Conv(p, w2) s = Add(b, q)
+        d = GlobalMaxPool(s) e = Flatten(d) y = MatMul(e, w3) }""",
+        w1=(16, 3, 3, 3), w2=(16, 16, 1, 1), w3=(16, 4),
+    )  # fmt: skip
+    assert run(command, path, "--channels", 0.5, "--data", samples)["proof"]["passed"]
+
+
+@pytest.mark.parametrize("allocation", ["global", "per-mac"])
+def test_nearly_everything_can_be_asked_for(command, small, allocation):
+    report = run(command, small, "--channels", 0.999, "--allocation", allocation)
+    assert all(group["units"] - group["removed"] == 1 for group in report["groups"] if group["removed"])
+
+
+def test_a_budget_that_is_met_removes_nothing_and_is_no_error(command, small):
+    report = run(command, small, "--max-macs", "900GMAC")
+    assert report["ratios"]["macs"] == 1
+    assert any("nothing was removed" in note for note in report["warnings"])
+
+
+def test_one_sample_cannot_be_held_out_and_that_is_said(command, small, tmp_path):
+    np.savez(tmp_path / "one.npz", x=SAMPLES[:1])
+    report = run(command, small, "--channels", 0.5, "--data", tmp_path / "one.npz")
+    assert any("too few samples to hold any out" in note for note in report["warnings"])
+
+
+def test_the_plan_says_what_was_asked_for(command, small, samples, tmp_path):
+    run(command, small, "--channels", 0.5, "--data", samples, "--save-plan", tmp_path / "plan.json")
+    options = json.loads((tmp_path / "plan.json").read_text())["options"]
+    assert options["ratio"] == 0.5
+    assert "max_macs" not in options

@@ -97,8 +97,14 @@ def test_a_budget_out_of_reach_removes_what_can_go() -> None:
 
 
 def test_a_budget_that_is_met_already_removes_nothing() -> None:
-    with pytest.raises(PlanError, match="nothing to remove"):
-        made("resnet", "uniform", max_macs=1.0)
+    assert not made("resnet", "uniform", max_macs=1.0).removals
+    assert not made("resnet", "per-mac", max_macs="3GMAC").removals
+
+
+@pytest.mark.parametrize(("name", "limit"), [("vit", 0.31), ("resnet", 0.6), ("mobilenet", 0.9)])
+def test_coarse_blocks_use_up_a_budget_as_far_as_they_can(name: str, limit: float) -> None:
+    macs, _ = sizes_after(name, made(name, "per-mac", round_to="auto", max_macs=limit))
+    assert 0.975 * limit <= macs <= limit
 
 
 @pytest.mark.parametrize("round_to", [1, 8, "auto"])

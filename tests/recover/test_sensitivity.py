@@ -3,11 +3,15 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from onnx_text import model
 
 from onnxprune.channels.groups import Channels, analyze
+from onnxprune.errors import CalibrationError
 from onnxprune.model.io import load
-from onnxprune.recover.sensitivity import LEVELS, divergence, sensitivity
+from onnxprune.recover.divergence import Reference
+from onnxprune.recover.sensitivity import LEVELS, sensitivity
+from onnxprune.runtime.walk import Memory
 from onnxprune.score.readings import Runs
 from onnxprune.score.scores import score
 
@@ -70,10 +74,42 @@ def test_progress_reaches_the_end() -> None:
     assert seen[-1] == ("measure groups", 1.0)
 
 
+class Fixed:
+    """A session that gives the same outputs for each run."""
+
+    def __init__(self, *outputs: np.ndarray) -> None:
+        self.outputs = {f"y{number}": value for number, value in enumerate(outputs)}
+
+    def run(self, feeds: object) -> dict[str, np.ndarray]:
+        return self.outputs
+
+
+def reference(*outputs: np.ndarray) -> Reference:
+    return Reference(Fixed(*outputs), [{}, {}], Memory(10**9))
+
+
 def test_divergence_is_relative_to_the_variance_of_each_output() -> None:
-    rng = np.random.default_rng(0)
-    first = [{"y": rng.standard_normal((50, 3)), "n": np.arange(3)}]
-    assert divergence(first, first) == 0
-    second = [{"y": first[0]["y"] * 1.1, "n": np.arange(3)}]
-    scaled = [[{"y": one[0]["y"] * 100, "n": np.arange(3)}] for one in (first, second)]
-    assert np.isclose(divergence(first, second), divergence(*scaled))
+    values = np.random.default_rng(0).standard_normal((50, 3)) + 5
+    assert reference(values).divergence(Fixed(values)) == 0
+    found = reference(values, np.arange(3)).divergence(Fixed(values * 1.1, np.arange(3)))
+    assert found == pytest.approx(0.01 * np.square(values).mean() / values.var())
+    assert reference(values * 100).divergence(Fixed(values * 110)) == pytest.approx(found)
+    assert reference(values, values).divergence(Fixed(values * 1.1, values)) == pytest.approx(found / 2)
+
+
+def test_what_cannot_be_judged_is_left_out() -> None:
+    assert not reference(np.arange(3)).judges
+    assert not reference(np.full(3, np.nan)).judges
+    holes = np.array([1.0, np.nan, 3.0, -np.inf])
+    assert reference(holes).divergence(Fixed(np.array([1.0, 7.0, 3.0, 7.0]))) == 0
+    assert reference(holes).divergence(Fixed(np.array([np.nan, 7.0, 3.0, 7.0]))) == np.inf
+    constant = reference(np.full(4, 2.0)).divergence(Fixed(np.full(4, 2.002)))
+    assert constant == pytest.approx(1.0)
+
+
+def test_nothing_to_judge_by_is_said() -> None:
+    tensors, text = TEXT
+    graph = load(model(tensors, text.replace("y = Gemm<transB=1>(f, w4)", "g = Gemm<transB=1>(f, w4) y = ArgMax(g)")))
+    channels = analyze(graph)
+    with pytest.raises(CalibrationError, match="no output holds finite floats"):
+        sensitivity(channels, score(channels, "l2"), runs())
