@@ -97,6 +97,8 @@ def _in_float64(
     again = analyze(wide, channels.sizes)
     if _outline(again.graph) != _outline(channels.graph):
         return replace(result, untried="analysis prepares it otherwise")
+    if any(name not in again.shapes.types for name in places.names):
+        return replace(result, untried="the types of its tensors are not known there")
     if not _store_the_same(again.graph, channels.graph):
         return replace(result, untried="its stored tensors are not those that float64 finds")
     graphs = (_comparable(wide, again, places), _comparable(again.graph, again, places))
