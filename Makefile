@@ -30,10 +30,10 @@ demo: $(READY) ## Prune models/resnet.onnx by half, into demo/
 	  '* The model is demo/resnet.slim.onnx, the report demo/report.html (also .md and .json), the plan demo/plan.json.'
 
 test: $(READY) $(ZOO) ## Run every test that is not marked zoo
-	$(BIN)/python -m pytest -m "not zoo" --numprocesses $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not zoo" --durations 8 --numprocesses $(WORKERS) --dist loadfile
 
 test-zoo: $(READY) $(ZOO) ## Run the slow tests over whole collections of models
-	$(BIN)/python -m pytest -m zoo --numprocesses $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m zoo --numprocesses $(WORKERS) --dist worksteal
 
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .
