@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Index = NDArray[np.int64]
 
-ROWS = 40_000
+ROWS = 20_000
 """Rows that are read where there are as many; more where an operator has more inputs."""
 
 ROWS_PER_INPUT = 10

@@ -50,7 +50,8 @@ class Batch:
 
     def made(self, matrix: Array, bias: Array) -> Array:
         """Returns what a matrix makes of the rows."""
-        return (self.rows @ matrix + bias[:, None]) * self.scale + self.offset
+        made = self.rows @ matrix.astype(self.rows.dtype)
+        return (made + bias[:, None]) * self.scale + self.offset
 
     def result(self, total: Array) -> Array:
         """Returns what the operator has to compute for it."""

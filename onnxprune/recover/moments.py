@@ -36,8 +36,11 @@ class Moments:
         return Moments(self.gram, np.zeros_like(self.cross), np.zeros_like(self.energy))
 
     def aim(self, rows: NDArray[np.floating], targets: NDArray[np.floating]) -> None:
-        """Adds targets [g, R, m] of rows [g, R, n] that are in the sums already."""
-        self._aim(_wide(rows), targets)
+        """Adds targets [g, R, m] of rows [g, R, n] that are in the sums already; products in the precision of rows."""
+        goal = targets.astype(rows.dtype)
+        self.cross[:, :-1] += rows.transpose(0, 2, 1) @ goal
+        self.cross[:, -1] += goal.sum(axis=1, dtype=np.float64)
+        self.energy += np.square(goal, dtype=np.float64).sum(axis=1)
 
     def _aim(self, wide: Array, targets: NDArray[np.floating]) -> None:
         goal = targets.astype(np.float64)
