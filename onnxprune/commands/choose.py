@@ -138,7 +138,7 @@ class _Makers:
         ratio = self._recipe.channels
         units = sum(group.units for group in self._groups)
         share = sum(map(len, chosen.removals.values())) / max(units, 1)
-        if ratio is None or abs(share - ratio) < UNITS:
+        if ratio is None or name == "uniform" or abs(share - ratio) < UNITS:
             return ()
         return (
             f"the allocation {name!r} removes {share:.0%} of the prunable units, for as many multiply-accumulates as "

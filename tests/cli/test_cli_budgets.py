@@ -205,3 +205,11 @@ def test_the_plan_says_what_was_asked_for(command, small, samples, tmp_path):
     options = json.loads((tmp_path / "plan.json").read_text())["options"]
     assert options["ratio"] == 0.5
     assert "max_macs" not in options
+
+
+def test_no_note_where_rounding_alone_moves_the_uniform_allocation(command, small, samples):
+    report = run(command, small, "--channels", 0.45, "--data", samples)
+    winner = next(row["name"] for row in report["allocations"] if row["chosen"])
+    units, gone = (sum(group[key] for group in report["groups"] if not group["frozen"]) for key in ("units", "removed"))
+    told = any("of the prunable units, for as many" in note for note in report["warnings"])
+    assert told == (winner != "uniform" and abs(gone / units - 0.45) >= 0.05)
