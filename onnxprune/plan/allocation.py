@@ -126,16 +126,15 @@ class Steps:
     def until(self, excess: Callable[[Index], float]) -> Index:
         """Returns what the fewest steps remove that bring the excess to 1 or below; all of them where none do.
 
-        Of every group the last step is then taken back where it was not needed, the latest first. Where blocks are so
+        Last steps of groups are then taken back where they are not needed, the latest first. Where blocks are so
         coarse that more than ``NEAR`` is still missing, last steps give way to next steps of other groups.
         """
         low, high = 0, self.groups.size
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if excess(self.after(middle)) <= 1 else (middle + 1, high)
-        taken = np.arange(low)
-        reached = excess(self.after(low))
-        looks = TRADES
+        taken, looks = self._needed(np.arange(low), excess)
+        reached = excess(self._sum(taken))
         while reached < 1 - NEAR and looks > 0:
             best = taken
             for other in self._neighbours(taken):
@@ -149,6 +148,18 @@ class Steps:
                 break
             taken = best
         return self._sum(taken)
+
+    def _needed(self, taken: Index, excess: Callable[[Index], float]) -> tuple[Index, int]:
+        """Returns the steps without those that the demand is met without, and how many looks are left."""
+        looks, before = TRADES, -1
+        while before != taken.size:
+            before = taken.size
+            for out in self._last(taken)[::-1][:looks]:
+                fewer = taken[taken != out]
+                looks -= 1
+                if excess(self._sum(fewer)) <= 1:
+                    taken = fewer
+        return taken, looks
 
     def _neighbours(self, taken: Index) -> Iterator[Index]:
         """Yields the steps with one less, with one or two exchanged for one, or with one exchanged for two."""
