@@ -15,6 +15,9 @@ from onnxprune.errors import UsageError
 
 Value = TypeVar("Value")
 
+LONGEST_PATTERN = 32
+"""Largest M of N:M."""
+
 
 def optional(check: Callable[[object, str], Value], value: object, what: str) -> Value | None:
     """Returns what ``check`` makes of a value, ``None`` where there is none."""
@@ -83,6 +86,47 @@ def amount(value: object, what: str, unit: str, example: str) -> float:
             f"{what} {_is(value)}: give a fraction of the original such as 0.5, or a number like {example}"
         )
     return number
+
+
+def kept_of(value: object, what: str) -> tuple[int, int]:
+    """Returns N and M of ``N:M``, N kept of every M."""
+    found = re.fullmatch(r"\s*(\d{1,2})\s*:\s*(\d{1,2})\s*", value) if isinstance(value, str) else None
+    kept, size = (int(found[1]), int(found[2])) if found is not None else (0, 0)
+    if not 1 <= kept < size <= LONGEST_PATTERN:
+        raise UsageError(
+            f"{what} {_is(value)}: give N:M such as 2:4, N kept of every M, 1 <= N < M <= {LONGEST_PATTERN}"
+        )
+    return kept, size
+
+
+def block(value: object, what: str) -> tuple[int, int]:
+    """Returns K and L of ``KxL``, output channels and input channels."""
+    found = re.fullmatch(r"\s*([1-9]\d{0,3})\s*x\s*([1-9]\d{0,3})\s*", value) if isinstance(value, str) else None
+    if found is None:
+        raise UsageError(f"{what} {_is(value)}: give KxL such as 1x4, K output channels and L input channels")
+    return int(found[1]), int(found[2])
+
+
+def kept_of_text(value: object, what: str) -> str:
+    """Returns ``N:M`` in its shortest form."""
+    return "{}:{}".format(*kept_of(value, what))
+
+
+def block_text(value: object, what: str) -> str:
+    """Returns ``KxL`` in its shortest form."""
+    return "{}x{}".format(*block(value, what))
+
+
+def fraction_or_count(value: object, what: str) -> float | int:
+    """Returns a fraction from 0 up to but not including 1, or a whole number from 1 on."""
+    number = _number(value)
+    if isinstance(value, numbers.Integral) and number is not None and number >= 1:
+        return int(number)
+    try:
+        return fraction(value, what)
+    except UsageError as error:
+        way = "give a fraction from 0 up to but not including 1, or a whole number from 1 on"
+        raise UsageError(f"{what} {_is(value)}: {way}") from error
 
 
 def multiple(value: object, what: str) -> int | str:

@@ -13,6 +13,7 @@ import click
 
 from onnxprune.commands.options import (
     SOURCES,
+    Layers,
     RoundTo,
     common,
     inputs_among,
@@ -26,7 +27,7 @@ from onnxprune.commands.process import bar, explain, silence_stdout, uninterrupt
 if TYPE_CHECKING:
     from onnxprune.report.schema import Report
 
-NOT_BETTER = 1
+NOT_BETTER = VIOLATED = 1
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -75,14 +76,32 @@ def inspect(
     metavar="RATIO",
     help="Remove this fraction (0 <= RATIO < 1) of the prunable channels; with samples, as many MACs as that.",
 )
+@click.option("--layers", type=Layers(), metavar="R|K", help="Drop this fraction, or this number, of the blocks.")
+@click.option("--sparsity", type=float, metavar="R", help="Zero this fraction of the weights.")
+@click.option("--threshold", type=float, metavar="T", help="Or: zero the weights of a smaller magnitude.")
+@click.option("--nm", metavar="N:M", help="Or: keep N of every M consecutive input channels, such as 2:4.")
+@click.option("--block", metavar="KxL", help="Zeros of --sparsity in blocks of outputs x inputs, such as 1x4.")
 @click.option("--max-macs", metavar="X", help="Or: keep at most this of the MACs, a fraction or such as 3GMAC.")
 @click.option("--max-params", metavar="X", help="Or: keep at most this of the parameters, a fraction or such as 10M.")
+@click.option(
+    "--recipe", type=Path, metavar="FILE", help="YAML: these options, and rules with other amounts for other parts."
+)
 @click.option("--plan", type=Path, metavar="FILE", help="Apply a stored plan.")
 @click.option("--save-plan", type=Path, metavar="FILE", help="Write the plan as JSON, replayable with --plan.")
 @click.option(
     "--score",
     metavar="NAME",
     help="l2 (default), l1, batchnorm, random; with samples obs (default), activation, variance.",
+)
+@click.option(
+    "--layer-score",
+    metavar="NAME",
+    help="Which blocks go: parameters (default); with samples divergence (default) or cosine.",
+)
+@click.option(
+    "--mask-score",
+    metavar="NAME",
+    help="Which weights go: magnitude (default); with samples sparsegpt (default), alps or wanda.",
 )
 @click.option(
     "--recover",
@@ -111,6 +130,19 @@ def inspect(
     default="ort-cpu",
     show_default=True,
     help="What the result is made for.",
+)
+@click.option(
+    "--nm-min-channels",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Under --nm, operators of fewer channels stay dense; 256 for tensorrt, else any.",
+)
+@click.option(
+    "--store-sparse",
+    type=click.Choice(["auto", "never", "always"]),
+    default="auto",
+    show_default=True,
+    help="Store weights with many zeros in sparse form, for ONNX Runtime.",
 )
 @click.option(
     "--include",
@@ -245,6 +277,40 @@ def bench(
     with bar(quiet=quiet) as progress:
         report = run(models, input_shape=dict(input_shape), progress=progress, **options)
     deliver(report, as_json=as_json, reports=reports, quiet=quiet)
+
+
+@cli.command(short_help="Say whether the zeros of MODEL are where they should be.")
+@click.argument("model", type=Path)
+@click.option("--nm", metavar="N:M", help="The pattern: N of every M consecutive input channels, such as 2:4.")
+@click.option(
+    "--nm-min-channels",
+    type=click.IntRange(1),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Operators of fewer channels may be dense.",
+)
+@shapes_option
+@root_option
+@common
+def check(
+    model: Path,
+    input_shape: Sequence[tuple[str, tuple[int, ...]]],
+    as_json: bool,
+    reports: Sequence[Path],
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Say whether the zeros of MODEL are where they should be, operator by operator; ends with 1 where not."""
+    with uninterrupted():
+        from onnxprune.commands.check import check as run
+        from onnxprune.report.patterns import conforms
+
+    with bar(quiet=quiet) as progress:
+        report = run(model, input_shape=dict(input_shape), progress=progress, **options)
+    deliver(report, as_json=as_json, reports=reports, quiet=quiet)
+    if not conforms(report):
+        raise SystemExit(VIOLATED)
 
 
 def deliver(report: Report, *, as_json: bool, reports: Sequence[Path], quiet: bool) -> None:

@@ -26,12 +26,24 @@ class Recipe:
 
     channels: float | None = None
     """Fraction of the prunable units to remove, 0 <= channels < 1."""
+    layers: float | int | None = None
+    """Blocks to drop before channels go: a fraction of the outermost ones that can go, or their number."""
+    sparsity: float | None = None
+    """Fraction of the weights to zero, after channels are gone."""
+    threshold: float | None = None
+    """Instead: zero all weights of a smaller magnitude."""
+    nm: str | None = None
+    """Instead: ``N:M``, keep N of every M consecutive input channels, such as ``2:4``."""
+    block: str | None = None
+    """``KxL``: the zeros of ``sparsity`` in blocks of output channels x input channels, such as ``1x4``."""
     max_macs: float | str | None = None
     """Instead: what may stay of the multiply-accumulates, a fraction or a number such as ``3GMAC``."""
     max_params: float | str | None = None
     """Instead, or too: what may stay of the parameters, a fraction or a number such as ``10M``."""
     plan: Plan | str | os.PathLike[str] | None = None
     """A plan to apply instead, or the path of a saved one."""
+    recipe: str | os.PathLike[str] | None = None
+    """A YAML file with these options, and with rules that give other amounts to other parts of the model."""
     data: Any = None
     """Samples, for the proof and, with their last fifth, for the verdict: an array, a dict of arrays, an iterable of
     them, or the path of a file, a folder or a script."""
@@ -47,6 +59,10 @@ class Recipe:
     """Metrics, and what else is estimated from samples, may take random inputs where no samples are given."""
     score: str | None = None
     """``obs`` with ``data``, ``l2`` without; or ``l1``, ``batchnorm``, ``random``, ``activation``, ``variance``."""
+    layer_score: str | None = None
+    """Which blocks go first: ``divergence`` (default with ``data``), ``cosine`` or ``parameters``."""
+    mask_score: str | None = None
+    """Which weights become zero: ``sparsegpt`` (default with ``data``), ``alps``, ``wanda`` or ``magnitude``."""
     recover: str | None = None
     """Repair after the removal: ``least-squares`` by default with ``data``, ``none`` without; ``statistics``, ``bias``,
     and ``fold``, which needs no data."""
@@ -58,10 +74,14 @@ class Recipe:
     """Multiple for the channels that stay, or ``auto``."""
     target: str = "ort-cpu"
     """``ort-cpu``, ``ort-cuda``, ``tensorrt`` or ``generic``."""
+    nm_min_channels: int | None = None
+    """Operators with fewer input or output channels stay dense under ``nm``; 256 for ``tensorrt``, else any."""
+    store_sparse: str = "auto"
+    """Store weights with many zeros in sparse form: ``auto`` where that is smaller, ``never`` or ``always``."""
     include: Sequence[str] | str = ()
-    """Selectors of groups that may shrink; all by default."""
+    """Selectors of groups, blocks and weights that may change; all by default."""
     exclude: Sequence[str] | str = ()
-    """Selectors of groups that stay."""
+    """Selectors of groups, blocks and weights that stay."""
     inexact: bool = False
     """Also groups with a statistic over their channels (a normalization) that is not kept exact."""
     input_shape: Mapping[str, Sequence[int]] | None = None
@@ -87,6 +107,7 @@ class Result:
     """The smaller model, what was found on the way, and the plan that replays it.
 
     ``better`` is false where the result was measured to be slower than the original, ``met`` where it exceeds a budget.
+    ``store_sparse`` says whether weights with many zeros are saved in sparse form.
     """
 
     model: onnx.ModelProto
@@ -95,6 +116,7 @@ class Result:
     better: bool = True
     met: bool = True
     external: bool = False
+    store_sparse: str = "never"
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Writes the model, whole or not at all; from then on ``report`` holds the path and the digest of the file.
@@ -106,7 +128,7 @@ class Result:
         from onnxprune.model.io import save
         from onnxprune.report.build import describe_file
 
-        save(self.model, path, overwrite=overwrite, external=self.external or None)
+        save(self.model, path, overwrite=overwrite, external=self.external or None, store_sparse=self.store_sparse)
         self.report = describe_file(self.report, path)
 
 
@@ -114,9 +136,15 @@ def slim(
     model: object,
     channels: float | None = None,
     *,
+    layers: float | int | None = None,
+    sparsity: float | None = None,
+    threshold: float | None = None,
+    nm: str | None = None,
+    block: str | None = None,
     max_macs: float | str | None = None,
     max_params: float | str | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
+    recipe: str | os.PathLike[str] | None = None,
     data: Any = None,
     eval: Any = None,
     metric: str | None = None,
@@ -124,11 +152,15 @@ def slim(
     samples: int = 1024,
     allow_random: bool = False,
     score: str | None = None,
+    layer_score: str | None = None,
+    mask_score: str | None = None,
     recover: str | None = None,
     max_memory: int | str = "2GB",
     allocation: str | None = None,
     round_to: int | str = "auto",
     target: str = "ort-cpu",
+    nm_min_channels: int | None = None,
+    store_sparse: str = "auto",
     include: Sequence[str] | str = (),
     exclude: Sequence[str] | str = (),
     inexact: bool = False,

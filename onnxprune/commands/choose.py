@@ -6,14 +6,17 @@ import numpy as np
 
 from onnxprune.channels.groups import Channels
 from onnxprune.commands.inputs import Inputs
+from onnxprune.commands.parts import asks_generally, channel_parts, rules_of
 from onnxprune.commands.repair import Repair
 from onnxprune.data.samples import Samples
 from onnxprune.errors import PlanError
 from onnxprune.model.cost import Cost, cost
-from onnxprune.plan.allocation import ALLOCATIONS
+from onnxprune.model.io import Graph
+from onnxprune.plan.allocation import ALLOCATIONS, Task
 from onnxprune.plan.demand import Demand
-from onnxprune.plan.plan import Plan, plan
-from onnxprune.plan.select import select
+from onnxprune.plan.plan import Plan, plan_of, planned, why_nothing
+from onnxprune.plan.rounding import block
+from onnxprune.plan.select import Things
 from onnxprune.recover.divergence import Reference
 from onnxprune.recover.recover import BATCH, calibration
 from onnxprune.recover.sensitivity import LEVELS, sensitivity
@@ -56,23 +59,34 @@ class Choice:
     notes: tuple[str, ...] = ()
 
 
-def choose_plan(
-    channels: Channels, recipe: Recipe, inputs: Inputs, whole: Cost, progress: Progress | None = None
-) -> Choice:
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a choice is made in: the original and its cost; blocks of it may be gone from what is analyzed.
+
+    ``others`` are things that a selector may mean instead of groups; ``progress`` is called with the stage and the
+    fraction of it that is done.
+    """
+
+    original: Graph
+    whole: Cost
+    others: tuple[Things, ...] = ()
+    progress: Progress | None = None
+
+
+def choose_plan(channels: Channels, recipe: Recipe, inputs: Inputs, setting: Setting) -> Choice:
     """Returns the plan of the allocation that is asked for; with samples, by default that of the best.
 
     Args:
         channels: Analysis of the model.
         recipe: What is asked for.
         inputs: Samples to estimate from, of which the last fifth judges, and sizes at which costs are counted.
-        whole: Cost of the model at these sizes.
-        progress: Called with the stage and the fraction of it that is done.
+        setting: What the model was before.
 
     Raises:
         PlanError: nothing can be removed.
     """
-    makers = _Makers(channels, recipe, inputs, whole, progress)
-    if recipe.allocation is not None or inputs.given is None:
+    makers = _Makers(channels, recipe, inputs, setting)
+    if recipe.allocation is not None or inputs.given is None or rules_of(recipe):
         return Choice(makers.plan(recipe.allocation or "uniform"))
     return makers.contest(inputs.given)
 
@@ -80,16 +94,21 @@ def choose_plan(
 class _Makers:
     """Makes plans of one recipe; scores and losses are taken once."""
 
-    def __init__(
-        self, channels: Channels, recipe: Recipe, inputs: Inputs, whole: Cost, progress: Progress | None
-    ) -> None:
-        self._channels, self._recipe, self._samples, self._whole = channels, recipe, inputs.given, whole
+    def __init__(self, channels: Channels, recipe: Recipe, inputs: Inputs, setting: Setting) -> None:
+        self._channels, self._recipe, self._samples, self._setting = channels, recipe, inputs.given, setting
+        self._whole = setting.whole
         self._shapes = inputs.sizes
-        self._progress = progress
-        self._groups = select(channels, recipe.include, recipe.exclude)
+        self._progress = setting.progress
+        self._parts = channel_parts(channels, recipe, setting.others)
+        self._groups = [group for part in self._parts for group in part.groups]
         self._options = SessionOptions(recipe.ep, recipe.threads)
         runs = None if inputs.given is None else self._runs(inputs.given.split()[0])
         self._scores = score(channels, recipe.score, runs, seed=recipe.seed)
+        for part in self._parts:
+            if part.score not in (None, self._scores.name):
+                values = score(channels, part.score, runs, seed=recipe.seed).values
+                own = {group.name: values[group.name] for group in part.groups}
+                self._scores = replace(self._scores, values={**self._scores.values, **own})
         self._losses: dict[str, Vector] | None = None
 
     def plan(self, allocation: str, macs: int | None = None) -> Plan:
@@ -97,7 +116,8 @@ class _Makers:
         recipe = self._recipe
         if allocation == "measured" and self._losses is None:
             self._losses = self._measured()
-        demand = (Demand(macs=macs) if macs is not None else demand_of(recipe)).absolute(self._whole)
+        general = demand_of(recipe) if asks_generally(recipe) else Demand(ratio=0.0)
+        demand = (Demand(macs=macs) if macs is not None else general).absolute(self._whole)
         made = self._planned(allocation, demand)
         limit = asked = demand.parameters
         while limit is not None and asked is not None:  # surgery stores numbers of its own where a mean stays exact
@@ -115,7 +135,7 @@ class _Makers:
         """
         first = self.plan("uniform")
         macs = None if self._recipe.channels is None else self._cost(first).macs
-        judge = _Judge(self._channels, self._recipe, samples, self._whole)
+        judge = _Judge(self._channels, self._recipe, samples, self._setting)
         if not first.removals or macs == 0 or not judge.judges:
             return Choice(first)
         plans = {"uniform": first}
@@ -146,14 +166,24 @@ class _Makers:
         )
 
     def _planned(self, allocation: str, demand: Demand) -> Plan:
-        recipe = self._recipe
-        made = plan(
-            self._channels, self._scores, demand.ratio, recipe.round_to, allocation, recipe.target, recipe.include,
-            recipe.exclude, max_macs=demand.macs, max_params=demand.parameters, losses=self._losses,
-            input_shape=self._shapes,
-        )  # fmt: skip
-        options = {name: value for name, value in made.options.items() if name not in demand.options()}
-        return replace(made, options={**demand_of(recipe).options(), **options})
+        recipe, removals = self._recipe, dict[str, tuple[int, ...]]()
+        failure: PlanError | None = None if self._parts else PlanError(why_nothing(self._channels))
+        for part in self._parts:
+            blocks = [block(group, part.round_to, recipe.target) for group in part.groups]
+            task = Task(self._channels, part.groups, blocks, self._scores, self._losses, self._shapes)
+            try:
+                removals.update(planned(task, allocation, part.demand(demand)).removals)
+            except PlanError as error:
+                failure = failure or error
+        if failure is not None and not removals:
+            raise failure
+        made = plan_of(self._channels, removals)
+        asked = demand_of(recipe).options() if asks_generally(recipe) else {}
+        options = {
+            **asked, "score": self._scores.name, "allocation": allocation, "round_to": recipe.round_to,
+            "target": recipe.target, "include": list(recipe.include), "exclude": list(recipe.exclude), **made.options,
+        }  # fmt: skip
+        return replace(made, options=options)
 
     def _cost(self, made: Plan) -> Cost:
         return cost(slice_channels(self._channels, made.removals), self._shapes)
@@ -187,12 +217,12 @@ class _Makers:
 class _Judge:
     """Holds the repaired result of a plan against the original, on held-out samples."""
 
-    def __init__(self, channels: Channels, recipe: Recipe, samples: Samples, whole: Cost) -> None:
-        self._channels, self._repair = channels, Repair.of(recipe)
+    def __init__(self, channels: Channels, recipe: Recipe, samples: Samples, setting: Setting) -> None:
+        self._channels, self._repair, self._original = channels, Repair.of(recipe), setting.original
         fitted, held_out = samples.split()
-        few = fitted.draw(max(CONTEST_SAMPLES, int(CONTEST_MACS / max(whole.macs, 1))), recipe.seed)
+        few = fitted.draw(max(CONTEST_SAMPLES, int(CONTEST_MACS / max(setting.whole.macs, 1))), recipe.seed)
         self._runs = replace(calibration(samples, recipe.seed), fitted=list(few.batches(BATCH)))
-        session = open_session(channels.graph, self._repair.options)
+        session = open_session(self._original, self._repair.options)
         self._reference = Reference(session, list(held_out.batches(BATCH)), Memory(self._repair.memory))
         self._known: dict[str, float] = {}
 
@@ -206,7 +236,7 @@ class _Judge:
         key = repr(sorted(made.removals.items()))
         if key not in self._known:
             result = slice_channels(self._channels, made.removals)
-            result, _ = self._repair.apply(result, self._channels, made.removals, self._runs)
+            result, _ = self._repair.apply(result, self._channels, made.removals, self._runs, self._original)
             self._known[key] = self._reference.divergence(open_session(result, self._repair.options))
         return self._known[key] if np.isfinite(self._known[key]) else None
 
@@ -218,7 +248,7 @@ def demand_of(recipe: Recipe) -> Demand:
 
 def missed(recipe: Recipe, whole: Cost, result: Cost) -> tuple[str, ...]:
     """Returns a sentence for every budget that the result exceeds."""
-    if recipe.plan is not None or recipe.channels is not None:
+    if recipe.plan is not None or (recipe.max_macs is None and recipe.max_params is None):
         return ()
     found = {"max macs": result.macs, "max params": result.parameters}
     return tuple(

@@ -53,6 +53,20 @@ class RoundTo(ParamType):
         return int(value)
 
 
+class Layers(ParamType):
+    """A fraction or a whole number."""
+
+    name = "R|K"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | int:
+        """Returns the number."""
+        text = str(value)
+        try:
+            return int(text) if text.isdecimal() and int(text) else float(text)
+        except ValueError:
+            self.fail(f"{value!r} is neither a fraction such as 0.25 nor a whole number", param, ctx)
+
+
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that every command has, sets up logging, and passes on the rest."""
 
@@ -91,7 +105,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def inputs_among(options: Mapping[str, Any]) -> list[Path]:
     """Returns the files that a command reads: the models first; the script of ``script.py:function``."""
-    names = ("model", "base", "candidate", "plan", "data", "evaluation")
+    names = ("model", "base", "candidate", "plan", "recipe", "data", "evaluation")
     read = [*options.get("models", ()), *(options[name] for name in names if options.get(name) is not None)]
     settings = Path(options.get("preprocess") or "")
     scripts = [Path(str(path).rpartition(":")[0]) for path in read if ".py:" in str(path)]

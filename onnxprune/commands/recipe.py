@@ -7,15 +7,25 @@ from typing import Any
 
 from onnxprune import arguments
 from onnxprune.arguments import optional
-from onnxprune.commands.repair import NONE
+from onnxprune.commands.parts import rules_of
+from onnxprune.commands.recipe_file import RecipeFile, merged, read_recipe
+from onnxprune.commands.repair import NONE, repair_name
 from onnxprune.data.preprocess import Preprocess, parse_preprocess
 from onnxprune.errors import UsageError
 from onnxprune.plan.plan import Plan
+from onnxprune.recover.masking import CRITERIA
 from onnxprune.recover.recover import needs_samples
 from onnxprune.slim import Recipe
 
-DECIDED = ("max_macs", "max_params", "score", "allocation", "round_to", "include", "exclude")
+DECIDED = ("channels", "layers", "max_macs", "max_params", "score", "layer_score", "allocation", "round_to", "include",
+           "exclude", "recipe")  # fmt: skip
 """Options that a plan has decided already."""
+
+AMOUNTS = ("channels", "layers", "sparsity", "threshold", "nm", "max_macs", "max_params")
+"""Options of which one at least is needed, or a plan, or a rule."""
+
+NO_ZEROS = ("sparsity", "threshold", "nm")
+"""Options of which one at most is given."""
 
 
 def checked(recipe: Recipe) -> Recipe:
@@ -24,10 +34,18 @@ def checked(recipe: Recipe) -> Recipe:
     Raises:
         UsageError: nothing is asked for, or an option is of the wrong type or out of range.
     """
+    file = None if recipe.recipe is None else read_recipe(arguments.path(recipe.recipe, "--recipe"))
+    recipe = recipe if file is None else merged(recipe, file)
     plan = recipe.plan
     plain = replace(
         recipe,
+        recipe=file,  # type: ignore[arg-type]
         channels=optional(arguments.fraction, recipe.channels, "--channels"),
+        layers=optional(arguments.fraction_or_count, recipe.layers, "--layers"),
+        sparsity=optional(arguments.fraction, recipe.sparsity, "--sparsity"),
+        threshold=optional(arguments.positive, recipe.threshold, "--threshold"),
+        nm=optional(arguments.kept_of_text, recipe.nm, "--nm"),
+        block=optional(arguments.block_text, recipe.block, "--block"),
         max_macs=optional(arguments.amount_of_macs, recipe.max_macs, "--max-macs"),
         max_params=optional(arguments.amount_of_parameters, recipe.max_params, "--max-params"),
         plan=plan if isinstance(plan, Plan) else optional(arguments.path, plan, "--plan"),
@@ -36,11 +54,15 @@ def checked(recipe: Recipe) -> Recipe:
         samples=arguments.count(recipe.samples, "--samples"),
         allow_random=arguments.flag(recipe.allow_random, "--allow-random"),
         score=optional(arguments.word, recipe.score, "--score"),
+        layer_score=optional(arguments.word, recipe.layer_score, "--layer-score"),
+        mask_score=optional(arguments.word, recipe.mask_score, "--mask-score"),
         recover=optional(arguments.word, recipe.recover, "--recover"),
         max_memory=arguments.size(recipe.max_memory, "--max-memory"),
         allocation=optional(arguments.word, recipe.allocation, "--allocation"),
         round_to=arguments.multiple(recipe.round_to, "--round-to"),
         target=arguments.word(recipe.target, "--target"),
+        nm_min_channels=optional(arguments.count, recipe.nm_min_channels, "--nm-min-channels"),
+        store_sparse=arguments.word(recipe.store_sparse, "--store-sparse"),
         include=arguments.patterns(recipe.include, "--include"),
         exclude=arguments.patterns(recipe.exclude, "--exclude"),
         inexact=arguments.flag(recipe.inexact, "--inexact"),
@@ -61,20 +83,36 @@ def checked(recipe: Recipe) -> Recipe:
 
 
 def _check_choice(recipe: Recipe) -> None:
-    budget = recipe.max_macs is not None or recipe.max_params is not None
-    if recipe.channels is None and recipe.plan is None and not budget:
+    ruled = any(rule.amounts for rule in rules_of(recipe))
+    if recipe.plan is None and not ruled and all(getattr(recipe, name) is None for name in AMOUNTS):
         raise UsageError(
-            "nothing is asked for: give --channels R (the fraction of channels to remove), --max-macs X or "
-            "--max-params X (what may stay), or --plan FILE"
+            "nothing is asked for: give --channels R (the fraction of channels to remove), --layers, --sparsity or "
+            "--nm (what else goes), --max-macs X or --max-params X (what may stay), --recipe FILE, or --plan FILE"
         )
-    if recipe.channels is not None and recipe.plan is not None:
-        raise UsageError("--channels and --plan exclude each other: a plan says already what goes")
+    _check_plan(recipe)
+    budget = recipe.max_macs is not None or recipe.max_params is not None
     if recipe.channels is not None and budget:
         raise UsageError(
             "--channels and --max-macs or --max-params exclude each other: give what goes, or what may stay"
         )
+    if budget and any(rule.channels is not None for rule in rules_of(recipe)):
+        raise UsageError("rules with 'channels' and --max-macs or --max-params exclude each other: leave one out")
+    zeros = [f"--{name}" for name in NO_ZEROS if getattr(recipe, name) is not None]
+    if len(zeros) > 1:
+        raise UsageError(f"{' and '.join(zeros)} exclude each other: give one of them, or a --recipe with rules")
+    if recipe.block is not None and recipe.sparsity is None:
+        raise UsageError("--block says where zeros stand and not how many: give --sparsity as well")
+    if recipe.mask_score is not None and recipe.mask_score not in CRITERIA:
+        raise UsageError(f"there is no mask score {recipe.mask_score!r}: choose one of {', '.join(CRITERIA)}")
+
+
+def _check_plan(recipe: Recipe) -> None:
+    if recipe.plan is None:
+        return
+    if recipe.channels is not None:
+        raise UsageError("--channels and --plan exclude each other: a plan says already what goes")
     defaults = {item.name: item.default for item in fields(Recipe)}
-    for name in DECIDED if recipe.plan is not None else ():
+    for name in DECIDED:
         if getattr(recipe, name) != defaults[name]:
             raise UsageError(f"--{name.replace('_', '-')} and --plan exclude each other: a plan says already what goes")
 
@@ -82,6 +120,11 @@ def _check_choice(recipe: Recipe) -> None:
 def _check_samples(recipe: Recipe) -> None:
     if recipe.recover not in (None, NONE) and needs_samples(recipe.recover) and recipe.data is None:
         raise UsageError(f"the repair {recipe.recover!r} is fitted to samples: give --data, or choose fold")
+    if recipe.mask_score not in (None, "magnitude") and (recipe.data is None or repair_name(recipe) == NONE):
+        raise UsageError(
+            f"the mask score {recipe.mask_score!r} fits weights to samples: give --data and leave --recover at its "
+            "default, or choose magnitude"
+        )
     if recipe.data is not None or recipe.eval is not None:
         return
     if recipe.metric is not None and not recipe.allow_random:
@@ -98,6 +141,8 @@ def shown(recipe: Recipe) -> dict[str, Any]:
 
 
 def _shown(value: object) -> object:
+    if isinstance(value, RecipeFile):
+        return value.path
     if isinstance(value, os.PathLike | Preprocess):
         return str(value)
     sizes = isinstance(value, Mapping) and all(isinstance(item, tuple) for item in value.values())

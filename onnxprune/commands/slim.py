@@ -6,8 +6,8 @@ from pathlib import Path
 
 import onnx
 
-from onnxprune.channels.groups import Channels, analyze
-from onnxprune.commands.choose import Choice, choose_plan, missed
+from onnxprune.commands.choose import missed
+from onnxprune.commands.cut import Cut, cut
 from onnxprune.commands.evidence import (
     Evidence,
     check_model,
@@ -18,21 +18,27 @@ from onnxprune.commands.evidence import (
     rounding_note,
 )
 from onnxprune.commands.inputs import Inputs, choose_inputs
+from onnxprune.commands.masks import sparsity_of
 from onnxprune.commands.recipe import checked, shown
 from onnxprune.commands.repair import Repair
 from onnxprune.commands.stopwatch import Stopwatch
+from onnxprune.commands.task import Task
 from onnxprune.model.cost import Cost, cost
 from onnxprune.model.inline import without_functions
-from onnxprune.model.io import read, to_proto
+from onnxprune.model.io import Graph, read, to_proto
+from onnxprune.model.sizes import infer_shapes
+from onnxprune.model.sparse import storage_for
 from onnxprune.plan.plan import Plan
 from onnxprune.recover.recover import calibration
+from onnxprune.recover.sequential import Calibration
 from onnxprune.report.build import counted_at, describe_side, environment_of, group_rows, node_rows
-from onnxprune.report.schema import Proof, Ratios, RecoveredLayer, Recovery, Report, Side
+from onnxprune.report.schema import Proof, Ratios, RecoveredLayer, Recovery, Report, Sparsity
 from onnxprune.runtime.session import SessionOptions, check_provider
 from onnxprune.slim import Progress, Recipe, Result
 from onnxprune.surgery.slice import slice_channels
+from onnxprune.validate.dropped import prove_dropped
 from onnxprune.validate.prepared import prove_preparation
-from onnxprune.validate.proof import prove
+from onnxprune.validate.proof import ProofResult, prove, worse
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +47,14 @@ class Work:
 
     path: Path | None
     recipe: Recipe
-    channels: Channels
-    choice: Choice
+    cut: Cut
     models: tuple[onnx.ModelProto, onnx.ModelProto]
     costs: tuple[Cost, Cost]
     inputs: Inputs
     evidence: Evidence
     repairs: Recovery
+    sparsity: Sparsity
+    notes: tuple[str, ...]
 
 
 def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Result:
@@ -62,46 +69,60 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
             graph = without_functions(graph)
             proto = to_proto(graph)
         inputs = choose_inputs(proto, recipe)
-    with watch.stage("analyze"):
-        stored = stored_plan(recipe)
-        inexact = recipe.inexact or (stored is not None and bool(stored.options.get("inexact")))
-        channels = analyze(graph, inputs.sizes, inexact=inexact)
-    with watch.stage("plan"):
+        runs = None if inputs.given is None else calibration(inputs.given, recipe.seed)
         whole = cost(graph, inputs.sizes)
-        choice = Choice(stored) if stored is not None else choose_plan(channels, recipe, inputs, whole, watch.progress)
-        chosen = choice.plan
-        chosen.check(channels)
-    with watch.stage("surgery"):
-        sliced = slice_channels(channels, chosen.removals)
-        check_model(proto, to_proto(sliced))
-    evidence = Evidence()
-    result, repairs = sliced, Recovery()
+    found = cut(Task(graph, whole, recipe, stored_plan(recipe), inputs, runs), watch)
+    check_model(proto, to_proto(found.sliced))
+    evidence, repairs, result = Evidence(), Recovery(), found.sliced
     if not recipe.dry_run:
         with watch.stage("prove"):
-            exact = exact_removals(channels, chosen.removals)
-            provable = sliced if len(exact) == len(chosen.removals) else slice_channels(channels, exact)
-            preparation = prove_preparation(graph, channels, exact, inputs.proof, options)
-            proof = prove(channels, exact, provable, inputs.proof, options)
-            if not (proof.passed and (preparation is None or preparation.passed)):
-                check_provable(channels, proto, inputs, options)
-            check_proofs(proof, preparation)
+            proofs = prove_cut(found, graph, proto, inputs, options)
         with watch.stage("recover"):
-            repair = Repair.of(recipe, watch.progress)
-            runs = None if inputs.given is None else calibration(inputs.given, recipe.seed)
-            result, layers = repair.apply(sliced, channels, chosen.removals, runs)
-            if layers:
-                rows = (RecoveredLayer(one.node, one.before, one.after, one.kept) for one in layers)
-                repairs = Recovery(repair.name, tuple(rows))
+            result, repairs = repaired_cut(found, recipe, runs, watch)
         with watch.stage("measure"):
             evidence = measure_models((proto, to_proto(result)), inputs, recipe, watch)
-            evidence.proof, evidence.preparation = proof, preparation
+            evidence.proof, evidence.preparation = proofs
     costs = whole, cost(result, inputs.sizes)
     path = Path(model) if isinstance(model, str | os.PathLike) else None
     small = to_proto(result)
-    work = Work(path, recipe, channels, choice, (proto, small), costs, inputs, evidence, repairs)
+    sparsity, notes = sparsity_of(result, infer_shapes(result, inputs.sizes), found.masks)
+    work = Work(path, recipe, found, (proto, small), costs, inputs, evidence, repairs, sparsity, notes)
     report = build_report(work, watch.total())
     met = not missed(recipe, *costs)
-    return Result(small, report, chosen, not report.ratios.latency.slower, met, graph.external)
+    storage = storage_for(recipe.store_sparse, recipe.target)
+    return Result(small, report, found.plan, not report.ratios.latency.slower, met, graph.external, storage)
+
+
+def prove_cut(
+    found: Cut, given: Graph, proto: onnx.ModelProto, inputs: Inputs, options: SessionOptions
+) -> tuple[ProofResult, ProofResult | None]:
+    """Returns the proof that what is left computes what it did: without blocks, and without channels.
+
+    Raises:
+        ValidationError: it does not.
+        ModelError: that is the model's own doing.
+    """
+    channels, removals = found.channels, found.choice.plan.removals
+    exact = exact_removals(channels, removals)
+    provable = found.sliced if len(exact) == len(removals) else slice_channels(channels, exact)
+    blocks = found.depth.blocks
+    preparation = prove_preparation(given, found.original, {} if blocks else exact, inputs.proof, options)
+    proof = prove(channels, exact, provable, inputs.proof, options)
+    if blocks:
+        proof = worse(proof, prove_dropped(found.original, blocks, found.shallow, inputs.proof, options))
+    if not (proof.passed and (preparation is None or preparation.passed)):
+        check_provable(found.original, proto, inputs, options)
+    check_proofs(proof, preparation)
+    return proof, preparation
+
+
+def repaired_cut(found: Cut, recipe: Recipe, runs: Calibration | None, watch: Stopwatch) -> tuple[Graph, Recovery]:
+    """Returns the result, repaired toward the original, with the weights that go at zero."""
+    repair = Repair.of(recipe, watch.progress)
+    removals, original = found.choice.plan.removals, found.original.graph
+    result, layers = repair.apply(found.sliced, found.channels, removals, runs, original, found.masks)
+    rows = tuple(RecoveredLayer(one.node, one.before, one.after, one.kept) for one in layers)
+    return result, Recovery(repair.name, rows) if rows else Recovery()
 
 
 def stored_plan(recipe: Recipe) -> Plan | None:
@@ -116,6 +137,8 @@ def stored_plan(recipe: Recipe) -> Plan | None:
 def build_report(work: Work, seconds: dict[str, float]) -> Report:
     """Returns the report of a run."""
     recipe, evidence, inputs = work.recipe, work.evidence, work.inputs
+    channels, choice = work.cut.channels, work.cut.choice
+    removals = choice.plan.removals
     latencies = evidence.latencies or (None, None)
     sides = [
         describe_side(proto, total, work.path if number == 0 else None, latencies[number], evidence.metrics[number])
@@ -124,9 +147,7 @@ def build_report(work: Work, seconds: dict[str, float]) -> Report:
     proof = Proof()
     if evidence.proof is not None:
         found = evidence.proof
-        inexact = tuple(
-            group.name for group in work.channels.groups if group.name in work.choice.plan.removals and not group.exact
-        )
+        inexact = tuple(group.name for group in channels.groups if group.name in removals and not group.exact)
         proof = Proof(
             True, found.max_abs, found.relative, found.passed, inexact, found.limit, inputs.samples, inputs.random,
             found.float64,
@@ -143,17 +164,20 @@ def build_report(work: Work, seconds: dict[str, float]) -> Report:
         fidelity=evidence.fidelity,
         proof=proof,
         recovery=work.repairs,
-        allocations=work.choice.rivals,
-        input_shapes=counted_at(work.channels.graph, inputs.sizes),
-        groups=group_rows(work.channels, work.choice.plan.removals),
+        allocations=choice.rivals,
+        input_shapes=counted_at(channels.graph, inputs.sizes),
+        groups=group_rows(channels, removals),
+        blocks=work.cut.depth.rows(),
+        sparsity=work.sparsity,
         nodes=node_rows(work.costs, evidence.per_node),
         warnings=(
             *inputs.notes,
             *uncounted(work.costs[0]),
             *missed(recipe, *work.costs),
-            *work.choice.notes,
+            *choice.notes,
+            *work.notes,
             *held_out_note(work),
-            *_warnings(sides, evidence, proof),
+            *_warnings(work.cut.plan.empty, evidence, proof),
         ),
         seconds=seconds,
         latency_samples=evidence.times,
@@ -163,7 +187,7 @@ def build_report(work: Work, seconds: dict[str, float]) -> Report:
 def held_out_note(work: Work) -> tuple[str, ...]:
     """Returns a note where too few samples were given to hold any out of what was fitted and judged."""
     given = work.inputs.given
-    if given is None or not (work.repairs.method or work.choice.rivals) or len(set(map(id, given.split()))) == 2:
+    if given is None or not (work.repairs.method or work.cut.choice.rivals) or len(set(map(id, given.split()))) == 2:
         return ()
     return ("too few samples to hold any out: what was fitted to them was judged on the same ones; give more",)
 
@@ -175,7 +199,7 @@ def uncounted(total: Cost) -> tuple[str, ...]:
     return (f"MACs are unknown: {total.uncounted} nodes that multiply have unknown shapes; try --input-shape",)
 
 
-def _warnings(sides: list[Side], evidence: Evidence, proof: Proof) -> tuple[str, ...]:
+def _warnings(empty: bool, evidence: Evidence, proof: Proof) -> tuple[str, ...]:
     notes = [
         *rounding_note(evidence.preparation, "the graph as given and as prepared for pruning"),
         *rounding_note(evidence.proof, "the masked original and the pruned model"),
@@ -188,6 +212,6 @@ def _warnings(sides: list[Side], evidence: Evidence, proof: Proof) -> tuple[str,
         )
     if evidence.ratio.slower:
         notes.append("the result is slower than the original on this machine: prune more, or round to another multiple")
-    if sides[0].macs == sides[1].macs and sides[0].parameters == sides[1].parameters:
+    if empty:
         notes.append("nothing was removed: the plan is empty")
     return tuple(notes)

@@ -1,6 +1,7 @@
 """Settings files: the part of YAML that settings need, read strictly.
 
-Keys with text, with lists (``[a, b]`` or one ``- a`` a line) or with more keys below them. All values stay text.
+Keys with text, with lists (``[a, b]`` or one ``- a`` a line) or with more keys below them; items of a list may hold
+keys of their own. All values stay text.
 """
 
 import os
@@ -11,7 +12,7 @@ from typing import TypeAlias
 
 from onnxprune.errors import UsageError
 
-Setting: TypeAlias = "str | list[str] | dict[str, Setting]"
+Setting: TypeAlias = "str | list[str] | list[dict[str, Setting]] | dict[str, Setting]"
 
 _BEYOND = tuple("{}&*!|>%@`?")
 """How those parts of YAML begin that are not read here."""
@@ -93,7 +94,7 @@ def _continues(key: _Line, line: _Line) -> bool:
 
 def _value(text: str, line: _Line, below: list[_Line], origin: str) -> Setting:
     if text.startswith(_BEYOND):
-        raise _refused(line, origin)
+        raise _refused(line, origin, "put text that begins with a sign in quotes")
     if text and below:
         raise _refused(below[0], origin)
     if text.startswith("["):
@@ -103,22 +104,44 @@ def _value(text: str, line: _Line, below: list[_Line], origin: str) -> Setting:
     if text:
         return _text(text, line, origin)
     if below and below[0].text.startswith("- "):
-        for item in below:
-            if item.indent != below[0].indent or not item.text.startswith("- "):
-                raise _refused(item, origin)
-        return [_text(item.text[2:].strip(), item, origin) for item in below]
+        return _items(below, origin)
     return _keys(below, origin) if below else ""
+
+
+def _items(lines: list[_Line], origin: str) -> list[str] | list[dict[str, Setting]]:
+    """Returns what stands after each dash, the lines below it that are further in included."""
+    starts = [number for number, line in enumerate(lines) if line.indent == lines[0].indent]
+    items = [lines[start:end] for start, end in zip(starts, [*starts[1:], len(lines)], strict=True)]
+    for item in items:
+        if not item[0].text.startswith("- "):
+            raise _refused(item[0], origin)
+        content = item[0].text[2:].lstrip()
+        inside = item[0].indent + len(item[0].text) - len(content)
+        item[0] = _Line(item[0].number, inside, content)
+    plain = [item for item in items if not _has_key(item[0].text)]
+    wrong = next((item[1] for item in plain if len(item) > 1), plain[0][0] if 0 < len(plain) < len(items) else None)
+    if wrong is not None:
+        raise _refused(wrong, origin)
+    if plain:
+        return [_text(item[0].text, item[0], origin) for item in items]
+    return [_keys(item, origin) for item in items]
+
+
+def _has_key(text: str) -> bool:
+    """Whether a line begins with ``key:``; text in quotes and selectors such as ``op:Conv`` do not."""
+    key, found, rest = text.partition(":")
+    return bool(found) and (not rest or rest.startswith(" ")) and (key[:1] not in ("'", '"') or key[0] == key[-1])
 
 
 def _text(text: str, line: _Line, origin: str) -> str:
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return text[1:-1]
-    if text.startswith(_BEYOND) or text.startswith(("[", "'", '"')):
+    if text.startswith(_BEYOND):
+        raise _refused(line, origin, "put text that begins with a sign in quotes")
+    if text.startswith(("[", "'", '"')):
         raise _refused(line, origin)
     return text
 
 
-def _refused(line: _Line, origin: str) -> UsageError:
-    return UsageError(
-        f"{origin}, line {line.number}: {line.text[:60]!r} is not understood: write 'key: value' or 'key: [a, b]'"
-    )
+def _refused(line: _Line, origin: str, way: str = "write 'key: value' or 'key: [a, b]'") -> UsageError:
+    return UsageError(f"{origin}, line {line.number}: {line.text[:60]!r} is not understood: {way}")

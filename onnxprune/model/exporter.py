@@ -11,7 +11,6 @@ import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import Message
 from onnx import helper
-from onnx_graphsurgeon.ir.tensor import SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxprune.errors import ModelError
@@ -134,7 +133,7 @@ def _export_graph(graph: gs.Graph, outer: _Scope, target: onnx.GraphProto) -> No
     copy_fields(
         source,
         target,
-        ("node", "initializer", "sparse_initializer", "input", "output", "value_info", "quantization_annotation"),
+        ("node", "initializer", "input", "output", "value_info", "quantization_annotation"),
     )
     for name in ("name", "doc_string"):
         if (getattr(graph, name) or "") != getattr(source, name):
@@ -168,7 +167,7 @@ def _own_constants(graph: gs.Graph, source: onnx.GraphProto, outer: frozenset[in
     Raises:
         ModelError: two constants have one name.
     """
-    held = {tensor.name for tensor in source.initializer} | {item.values.name for item in source.sparse_initializer}
+    held = {tensor.name for tensor in source.initializer}
     result: dict[str, gs.Constant] = {}
     for tensor in graph_tensors(graph):
         if isinstance(tensor, gs.Constant) and tensor.name and (tensor.name in held or id(tensor) not in outer):
@@ -270,28 +269,12 @@ def _export_initializers(
     """Write initializers in their original order, the new ones after them."""
     left = dict(constants)
     for tensor in source.initializer:
-        if tensor.name in left and not isinstance(left[tensor.name]._values, SparseValues):
+        if tensor.name in left:
             write_tensor(left.pop(tensor.name), tensor, target.initializer.add())
         elif tensor.name in unused:
             target.initializer.add().CopyFrom(tensor)
-    for sparse in source.sparse_initializer:
-        name = sparse.values.name
-        if name in left and isinstance(left[name]._values, SparseValues):
-            _write_sparse(left.pop(name), target)
-        elif name in unused:
-            target.sparse_initializer.add().CopyFrom(sparse)
     for constant in left.values():
-        if isinstance(constant._values, SparseValues):
-            _write_sparse(constant, target)
-        else:
-            write_tensor(constant, None, target.initializer.add())
-
-
-def _write_sparse(constant: gs.Constant, target: onnx.GraphProto) -> None:
-    message = target.sparse_initializer.add()
-    message.CopyFrom(constant._values.tensor)
-    if message.values.name != constant.name:
-        message.values.name = constant.name
+        write_tensor(constant, None, target.initializer.add())
 
 
 def _export_ends(
@@ -320,7 +303,6 @@ def _export_ends(
 def _input_names(graph: gs.Graph, source: onnx.GraphProto, inner: _Scope, target: onnx.GraphProto) -> list[str]:
     """Return the inputs in their original order, initializers among them where the model lists those."""
     initializers = [tensor.name for tensor in target.initializer]
-    initializers += [sparse.values.name for sparse in target.sparse_initializer]
     defaults = set(initializers)
     real = [tensor.name for tensor in graph.inputs if tensor.name not in defaults]
     known = defaults | set(real)

@@ -139,7 +139,7 @@ def move_out(model: onnx.ModelProto, file: BinaryIO) -> tuple[onnx.ModelProto, l
     """
     hasher = hashlib.sha256()
     entries: list[onnx.StringStringEntryProto] = []
-    attributes_too = _size_in_attributes(model) >= INLINE_LIMIT
+    attributes_too = size_in_attributes(model) >= INLINE_LIMIT
     position = 0
 
     def write(data: bytes) -> None:
@@ -184,7 +184,8 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def _size_in_attributes(model: onnx.ModelProto) -> int:
+def size_in_attributes(model: onnx.ModelProto) -> int:
+    """Return the bytes of all values but those of dense initializers, which alone go into another file first."""
     initializers = 0
 
     def count(tensor: onnx.TensorProto, _: onnx.TensorProto, is_initializer: bool) -> None:

@@ -16,11 +16,13 @@ class Graph(gs.Graph):  # type: ignore[misc]
         origin: The model that was read; shared between copies, never modified, None for a graph built by hand.
         source: The part of ``origin`` that this graph was made from (a body of If, Loop or Scan has its own).
         external: Whether the weights lay in files beside the model.
+        sparse: Whether initializers were stored in sparse form.
     """
 
     origin: onnx.ModelProto | None = None
     source: onnx.GraphProto | None = None
     external: bool = False
+    sparse: bool = False
 
     def copy(self, tensor_map: Mapping[str, gs.Tensor] | None = None) -> Graph:
         """Return a copy with its own nodes, tensors and attributes; weights and ``origin`` are shared.
@@ -131,7 +133,8 @@ def _copy_graph(graph: gs.Graph, memo: dict[int, gs.Tensor]) -> Graph:
         ir_version=graph.ir_version,
     )
     if isinstance(graph, Graph):
-        result.origin, result.source, result.external = graph.origin, graph.source, graph.external
+        result.origin, result.source = graph.origin, graph.source
+        result.external, result.sparse = graph.external, graph.sparse
     return result
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import Message
+from onnx import numpy_helper
 
 from onnxprune.errors import ModelError
 from onnxprune.model.attributes import import_attribute, is_body
 from onnxprune.model.graph import Graph, copy_domains
-from onnxprune.model.values import SparseTensorValues, TensorValues, numpy_type
+from onnxprune.model.values import TensorValues, densify, numpy_type
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
 # What graphsurgeon knows of a value: element type, shape (None: unknown rank) and kind of type.
@@ -29,15 +30,48 @@ HOLDS_TENSORS = frozenset(
 def import_model(model: onnx.ModelProto) -> Graph:
     """Return the graph of a model, which it keeps as ``origin`` and whose weights it shares.
 
+    Sparse initializers become dense ones; ``sparse`` remembers that there were some.
+
     Raises:
         ModelError: the graph is not a valid ONNX graph.
     """
-    header = {"opset": model_opset(model), "import_domains": copy_domains(model.opset_import)}
-    graph = _import_graph(model.graph, ChainMap(), header)
-    graph.producer_name, graph.producer_version = model.producer_name, model.producer_version
-    graph.ir_version = model.ir_version
-    graph.origin = model
+    dense = densified(model)
+    header = {"opset": model_opset(dense), "import_domains": copy_domains(dense.opset_import)}
+    graph = _import_graph(dense.graph, ChainMap(), header)
+    graph.producer_name, graph.producer_version = dense.producer_name, dense.producer_version
+    graph.ir_version = dense.ir_version
+    graph.origin = dense
+    graph.sparse = dense is not model
     return graph
+
+
+def densified(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with dense initializers in place of sparse ones; the model itself if it has none.
+
+    Raises:
+        ModelError: a sparse initializer does not hold what its dimensions promise.
+    """
+    if not any(graph.sparse_initializer for graph in _graphs(model.graph)):
+        return model
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for graph in _graphs(result.graph):
+        for sparse in graph.sparse_initializer:
+            tensor = graph.initializer.add()
+            tensor.CopyFrom(numpy_helper.from_array(densify(sparse), sparse.values.name))
+            if sparse.values.HasField("doc_string"):
+                tensor.doc_string = sparse.values.doc_string
+            tensor.metadata_props.extend(sparse.values.metadata_props)
+        graph.ClearField("sparse_initializer")
+    return result
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield a graph and the bodies that are imported with it, at any depth."""
+    yield graph
+    for node in graph.node:
+        for attribute in filter(is_body, node.attribute):
+            yield from _graphs(attribute.g)
 
 
 def model_opset(model: onnx.ModelProto) -> int:
@@ -70,8 +104,6 @@ def local_names(graph: onnx.GraphProto) -> Iterator[str]:
         yield value.name
     for tensor in graph.initializer:
         yield tensor.name
-    for sparse in graph.sparse_initializer:
-        yield sparse.values.name
     for node in graph.node:
         yield from (name for name in node.output if name)
 
@@ -81,8 +113,6 @@ def declared_types(graph: onnx.GraphProto) -> dict[str, Declared]:
     result: dict[str, Declared] = {}
     for tensor in graph.initializer:
         result[tensor.name] = (numpy_type(tensor.data_type), list(tensor.dims), "tensor_type")
-    for sparse in graph.sparse_initializer:
-        result[sparse.values.name] = (numpy_type(sparse.values.data_type), list(sparse.dims), "tensor_type")
     fixed = set(result)
     local = set(local_names(graph))
     for values in (graph.value_info, graph.input, graph.output):
@@ -150,8 +180,6 @@ def _local_tensors(source: onnx.GraphProto) -> dict[str, gs.Tensor]:
     tensors: dict[str, gs.Tensor] = {}
     for tensor in source.initializer:
         _define(tensors, gs.Constant(tensor.name, TensorValues(tensor)), "initializers")
-    for sparse in source.sparse_initializer:
-        _define(tensors, gs.Constant(sparse.values.name, SparseTensorValues(sparse)), "initializers")
     constants = set(tensors)
     declared = declared_types(source)
     for value in source.input:

@@ -49,7 +49,7 @@ def without_functions(graph: Graph) -> Graph:
     if graph.origin is None or not graph.origin.functions:
         return graph
     result = import_model(inlined(export_model(graph)))
-    result.external = graph.external
+    result.external, result.sparse = graph.external, graph.sparse
     return result
 
 

@@ -19,6 +19,7 @@ from onnxprune.model import external as weights
 from onnxprune.model.exporter import export_model
 from onnxprune.model.graph import Graph, copy_graph
 from onnxprune.model.importer import all_tensors, import_model
+from onnxprune.model.sparse import stored
 from onnxprune.model.values import byte_count, is_known_type, read_values, write_values
 from onnxprune.model.writing import cannot_write, finish, sync_folder, temporary, write_whole
 
@@ -99,6 +100,7 @@ def save(
     *,
     overwrite: bool = False,
     external: bool | None = None,
+    store_sparse: str | None = None,
 ) -> None:
     """Write a model; it appears whole or not at all.
 
@@ -108,10 +110,12 @@ def save(
         overwrite: Whether a file that is there is replaced.
         external: Whether weights go into a file of their own; by default where they came from one, and from
             1.9 GB on (protobuf ends at 2 GiB) in any case.
+        store_sparse: ``auto`` stores a weight in sparse form where that is smaller, ``never`` none, ``always`` all
+            that can be; by default ``auto`` where a graph was read with such weights, and a model as it is.
 
     Raises:
         ModelError: the graph holds something that ONNX cannot express.
-        UsageError: there is such a file, and ``overwrite`` is not given.
+        UsageError: there is such a file, and ``overwrite`` is not given; or ``store_sparse`` is unknown or impossible.
         OutputError: the file cannot be written.
     """
     if not isinstance(model, gs.Graph | onnx.ModelProto):
@@ -121,6 +125,10 @@ def save(
     outside = isinstance(model, Graph) and model.external if external is None else external
     message = model if isinstance(model, onnx.ModelProto) else to_proto(model)
     _check_whole(message)
+    if store_sparse is None and isinstance(model, Graph) and model.sparse:
+        store_sparse = "auto"
+    if store_sparse is not None:
+        message = stored(message, store_sparse)
     outside = outside or weights.inline_size(message) >= weights.INLINE_LIMIT
     try:
         replaced = weights.old_weights(path) if path.exists() else []

@@ -13,6 +13,8 @@ from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from onnxprune.errors import ModelError
 
+LARGEST_DENSE = 2**31 - 1  # bytes; a field of protobuf holds no more
+
 
 class TensorValues(LazyValues):  # type: ignore[misc]
     """Values of a TensorProto that are read when asked for, for every element type that ONNX has."""
@@ -30,24 +32,6 @@ class TensorValues(LazyValues):  # type: ignore[misc]
             ModelError: the data does not fit the type and the dimensions.
         """
         return np.array(_array(self.tensor))
-
-
-class SparseTensorValues(SparseValues):  # type: ignore[misc]
-    """Values of a SparseTensorProto that are read, as a dense array, when asked for."""
-
-    def __init__(self, tensor: onnx.SparseTensorProto) -> None:
-        self.tensor = tensor
-        self.shape = list(tensor.dims)
-        self.dtype = numpy_type(tensor.values.data_type)
-        self.nbytes = byte_count(tensor.values)
-
-    def load(self) -> np.ndarray[Any, Any]:
-        """Return a new dense array with the values.
-
-        Raises:
-            ModelError: the indices do not fit the dimensions.
-        """
-        return densify(self.tensor)
 
 
 @functools.cache
@@ -124,16 +108,26 @@ def densify(sparse: onnx.SparseTensorProto) -> np.ndarray[Any, Any]:
     """Return a dense array with the values of a sparse tensor, in either of the two index layouts of ONNX.
 
     Raises:
-        ModelError: the indices do not fit the dimensions.
+        ModelError: the indices do not fit the dimensions, or the array would not fit into a message.
     """
+    what = f"sparse tensor '{sparse.values.name}'"
+    width, dims = bits(sparse.values.data_type), tuple(sparse.dims)
+    if not width:
+        raise ModelError(f"{what} holds strings or an unknown type: export it dense")
+    if _element_count(dims) * width > 8 * LARGEST_DENSE:
+        raise ModelError(f"{what} takes more than 2 GiB where zeros are written out: export it dense in parts")
     values, indices = _array(sparse.values).reshape(-1), _array(sparse.indices)
-    dense = np.zeros(tuple(sparse.dims), values.dtype)
-    try:
-        where = tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, dense.shape)
-        dense[where] = values
-    except (ValueError, IndexError) as error:
-        message = f"the indices of sparse tensor '{sparse.values.name}' do not fit its dimensions: export it dense"
-        raise ModelError(message) from error
+    # One column for each dimension, or a single column of places in the flattened array.
+    sizes = np.array(dims if indices.ndim == 2 else [_element_count(dims)], np.int64)
+    columns = indices if indices.ndim == 2 else indices[..., np.newaxis]
+    fits = np.issubdtype(indices.dtype, np.integer) and columns.shape == (len(values), len(sizes))
+    if not fits or min(dims, default=0) < 0 or (columns < 0).any() or (columns >= sizes).any():
+        raise ModelError(f"the indices of {what} do not fit its dimensions: export it dense")
+    dense = np.zeros(dims, values.dtype)
+    if indices.ndim == 2:
+        dense[tuple(columns.T)] = values
+    else:
+        dense.reshape(-1)[indices] = values
     return dense
 
 

@@ -213,7 +213,9 @@ class TransposedConvolution(Convolution):
         return inputs, self.outputs(result, chosen)
 
 
-def form_of(node: gs.Node, data: Sequence[int], weights: Sequence[int], result: Sequence[int]) -> Form | None:
+def form_of(
+    node: gs.Node, data: Sequence[int], weights: Sequence[int], result: Sequence[int], slot: int | None = None
+) -> Form | None:
     """Returns the form of a node that reads its stored weights at slot 1 (or 0), ``None`` where it has none.
 
     Args:
@@ -221,20 +223,19 @@ def form_of(node: gs.Node, data: Sequence[int], weights: Sequence[int], result: 
         data: Shape of the data.
         weights: Shape of the weights.
         result: Shape of the result.
+        slot: Where it reads the weights, if that is known; else it is told by what is a stored tensor.
     """
+    stored = isinstance(node.inputs[0], gs.Constant), isinstance(node.inputs[1], gs.Constant)
+    left = stored == (True, False) if slot is None else slot == 0
     if node.op in ("Conv", "ConvTranspose") and node.domain in (None, "", "ai.onnx") and len(weights) > 2:
         return _convolution(node, data, weights, result)
     if node.op == "Gemm" and len(weights) == 2:
         scale = float(node.attrs.get("alpha", 1.0))
-        stored_right = isinstance(node.inputs[0], gs.Variable)
-        if stored_right and scale != 0:
+        if not (left or stored[0]) and scale != 0:
             channel = -2 if node.attrs.get("transA", 0) else -1
             return Product(0, 1, bool(node.attrs.get("transB", 0)), scale, channel)
     if node.op == "MatMul" and len(weights) == 2 and len(data) > 1:
-        left = (
-            len(result) > 1 and not isinstance(node.inputs[1], gs.Constant) and isinstance(node.inputs[0], gs.Constant)
-        )
-        return Product(1, 0, True, 1.0, -2, -2) if left else Product(0, 1)
+        return Product(1, 0, True, 1.0, -2, -2) if left and len(result) > 1 else Product(0, 1)
     return None
 
 

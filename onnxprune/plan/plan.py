@@ -7,7 +7,7 @@ positions of which tensor go, so that a training checkpoint can be cut the same 
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,30 +31,49 @@ Positions = tuple[int, ...] | tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
+class MaskRow:
+    """How many zeros a stored tensor gets, and their pattern: ``unstructured``, ``2:4``, ``1x4`` and the like."""
+
+    tensor: str
+    pattern: str
+    zeros: int
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Units to remove by group name; ``units`` are the sizes of all groups, which must agree when it is applied.
 
     ``options`` records how the plan was made, ``weights`` the removed positions by tensor and dimension: one list, or
     one for each block of consecutive rows (dimension 0) where the groups of a grouped operator lose different ones.
+    ``blocks`` are dropped before units go, so groups are those of what they leave; ``masks`` come last.
     """
 
     removals: Mapping[str, tuple[int, ...]]
     units: Mapping[str, int]
     options: Mapping[str, Any] = field(default_factory=dict)
     weights: tuple[tuple[str, int, Positions], ...] = ()
+    blocks: tuple[str, ...] = ()
+    masks: tuple[MaskRow, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing goes."""
+        return not (self.removals or self.blocks or self.masks)
 
     def to_json(self) -> str:
         """Returns the plan as JSON text, keys in order."""
         content: dict[str, Any] = {
             "schema": SCHEMA,
             "options": dict(self.options),
+            "blocks": list(self.blocks),
             "groups": [
                 {"name": name, "units": count, "removed": list(self.removals.get(name, ()))}
                 for name, count in self.units.items()
             ],
             "weights": [{"tensor": name, "axis": dim, "removed": list(lost)} for name, dim, lost in self.weights],
         }
-        rows = {name: content.pop(name) for name in ("groups", "weights")}
+        content["masks"] = [asdict(row) for row in self.masks]
+        rows = {name: content.pop(name) for name in ("groups", "weights", "masks")}
         text = json.dumps(content, indent=1).removesuffix("\n}")
         for name, lines in rows.items():
             text += f',\n "{name}": [' + ",".join(f"\n  {json.dumps(line)}" for line in lines) + "\n ]"
@@ -75,13 +94,17 @@ class Plan:
             rows = content.get("weights", [])
             weights = tuple((str(w["tensor"]), int(w["axis"]), _positions(w["removed"])) for w in rows)
             options = dict(content.get("options", {}))
+            blocks = tuple(str(name) for name in content.get("blocks", ()))
+            masks = tuple(
+                MaskRow(str(m["tensor"]), str(m["pattern"]), int(m["zeros"])) for m in content.get("masks", ())
+            )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError("the text is not a plan: give one that --save-plan wrote") from error
         if content.get("schema") != SCHEMA:
             raise PlanError(
                 f"the plan has schema {content.get('schema')!r}, not {SCHEMA}: write it anew with --save-plan"
             )
-        return cls(removals, units, options, weights)
+        return cls(removals, units, options, weights, blocks, masks)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Plan":
@@ -162,27 +185,43 @@ def plan(
     shapes = arguments.shapes(input_shape, "the sizes of inputs")
     demand = Demand.of(ratio, max_macs, max_params)
     groups = select(channels, include, exclude)
-    if not groups:
-        raise PlanError(why_nothing(channels))
     blocks = [block(group, round_to, target) for group in groups]
-    removed, met = allocate(Task(channels, groups, blocks, scores, losses, shapes), allocation, demand)
+    made = planned(Task(channels, groups, blocks, scores, losses, shapes), allocation, demand)
+    options = {
+        **demand.options(), "score": scores.name, "allocation": allocation, "round_to": round_to, "target": target,
+        "include": list(include), "exclude": list(exclude), "inexact": made.options["inexact"],
+    }  # fmt: skip
+    return replace(made, options=options)
+
+
+def planned(task: Task, allocation: str, demand: Demand) -> Plan:
+    """Returns which units of the groups of a task go.
+
+    Raises:
+        UsageError: there is no such allocation.
+        PlanError: nothing can be removed.
+    """
+    if not task.groups:
+        raise PlanError(why_nothing(task.channels))
+    removed, met = allocate(task, allocation, demand)
     removals = {
-        group.name: lowest(group, scores.values[group.name], int(count))
-        for group, count in zip(groups, removed, strict=True)
+        group.name: lowest(group, task.scores.values[group.name], int(count))
+        for group, count in zip(task.groups, removed, strict=True)
         if count
     }
     if not removals and not met:
         raise PlanError(
-            f"rounding leaves nothing to remove from {len(groups)} groups at {demand}: "
+            f"rounding leaves nothing to remove from {len(task.groups)} groups at {demand}: "
             "ask for more, or lower --round-to"
         )
-    options = {
-        **demand.options(), "score": scores.name, "allocation": allocation, "round_to": round_to, "target": target,
-        "include": list(include), "exclude": list(exclude),
-        "inexact": any(not group.exact and group.name in removals for group in groups),
-    }  # fmt: skip
+    return plan_of(task.channels, removals)
+
+
+def plan_of(channels: Channels, removals: Mapping[str, tuple[int, ...]]) -> Plan:
+    """Returns the plan that removes these units; its options say whether a group of them is inexact."""
+    inexact = any(not group.exact and group.name in removals for group in channels.groups)
     units = {group.name: group.units for group in channels.prunable}
-    return Plan(removals, units, options, _weights(channels, removals))
+    return Plan(removals, units, {"inexact": inexact}, _weights(channels, removals))
 
 
 def lowest(group: ChannelGroup, values: Vector, count: int) -> tuple[int, ...]:

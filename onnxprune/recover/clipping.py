@@ -58,6 +58,30 @@ class Batch:
         return (total - self.offset) / self.scale
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """A method of repair, with moments of the rows of one operator to fit and held out.
+
+    ``task`` is the function behind the operator, if any, and the same rows once more, run by run.
+    """
+
+    method: Method
+    sums: tuple[Moments, Moments]
+    task: tuple[Clipping, Callable[[], Iterator[Batch]]] | None = None
+
+    def error(self, matrix: Array, bias: Array) -> float:
+        """Returns the mean squared error on held-out rows, behind the function."""
+        if self.task is None:
+            return self.sums[1].error(matrix, bias)
+        return _tried((matrix, bias), self.sums, self.task[0], self.task[1]())[0]
+
+    def solve(self, matrix: Array, bias: Array, free: Mask | None = None) -> Solution:
+        """Returns the best weights that were found, from those that are given; they change where they are ``free``."""
+        if self.task is None:
+            return self.method(*self.sums, matrix, bias, free)
+        return refined(self.method, self.sums, (matrix, bias), free, self.task)
+
+
 def clipping_of(readers: Sequence[gs.Node], holders: Holders) -> Clipping | None:
     """Returns the function that all readers of a tensor apply to it, if it is one Relu or Clip."""
     found = {_limits(node, holders) for node in readers}

@@ -105,7 +105,15 @@ def calibration(samples: Samples, seed: int) -> Calibration:
 
 
 def repaired(
-    pruned: gs.Graph, channels: Channels, removals: Removals, runs: Calibration, settings: Settings
+    pruned: gs.Graph,
+    channels: Channels,
+    removals: Removals,
+    runs: Calibration,
+    settings: Settings,
+    original: Graph | None = None,
 ) -> tuple[Graph, list[Repaired]]:
-    """Returns a repaired copy of the pruned graph, and what became of every operator behind the first change."""
-    return repair(pruned, channels.graph, Gone(channels, removals), runs, settings)
+    """Returns a repaired copy of the pruned graph, and what became of every operator behind the first change.
+
+    The ``original`` is what was analyzed, or has blocks that it had lost by then.
+    """
+    return repair(pruned, channels.graph if original is None else original, Gone(channels, removals), runs, settings)

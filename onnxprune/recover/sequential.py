@@ -1,6 +1,6 @@
 """Repair in graph order: every operator is fitted to the original on what the network repaired so far feeds it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
 
@@ -15,9 +15,11 @@ from onnxprune.model.recurrent import Recurrent, recurrent_nodes
 from onnxprune.model.shapes import Shapes, ShapeWalk
 from onnxprune.model.sizes import generic_shapes
 from onnxprune.ops.forms import Index, draw, finite, rows_per_run
-from onnxprune.recover.clipping import Batch, clipping_of, refined
+from onnxprune.plan.masks import MaskPlan
+from onnxprune.recover.clipping import Batch, Fit, clipping_of
 from onnxprune.recover.differences import Correspondence, Differences
 from onnxprune.recover.least_squares import Method
+from onnxprune.recover.masking import DEFAULT, Masking, masked, masked_graph
 from onnxprune.recover.moments import Moments
 from onnxprune.recover.projection import Projection, projections
 from onnxprune.recover.recurrent import Passage, Task, refit, run_alone
@@ -27,6 +29,10 @@ from onnxprune.runtime.walk import Feeds, Memory, Progress, Walk
 
 EXACT = 1e-10
 """Squared error, relative to the variance, below which there is nothing to repair: float32 rounds to about 1e-13."""
+
+REPLAYED, TARGETS = 32, 4
+"""Bytes of the limit that must be there for each number of a row that is held, most of them for others; a target, in
+float64 and with what is added to it, counts as four."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,7 @@ class Settings:
     """How to repair.
 
     ``residual`` fits the sum behind an operator whose result is only added to something else; ``memory`` is in bytes;
-    ``progress`` hears after every operator how much is done.
+    ``progress`` hears after every operator how much is done. ``masks`` are put in on the way, by a ``criterion``.
     """
 
     method: Method
@@ -51,6 +57,8 @@ class Settings:
     memory: int = 2 << 30
     options: SessionOptions | None = None
     progress: Progress | None = None
+    masks: MaskPlan | None = None
+    criterion: str = DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +91,9 @@ def repair(
     result, original = pruned.copy(), original.copy()
     store_moved(result)
     store_moved(original)
+    result, maskings = masked_graph(result, settings.masks, settings.criterion)
     sequence = _Sequence(result, original, left, calibration, settings)
+    sequence.maskings = maskings
     names = list(sequence.waiting)
     for number, name in enumerate(names, 1):
         sequence.repair(name)
@@ -93,7 +103,10 @@ def repair(
 
 
 class _Sequence:
-    """Two walks side by side; ``waiting`` are the operators to repair by the name of their result."""
+    """Two walks side by side.
+
+    ``waiting`` are the operators to repair by the name of their result, ``maskings`` what masks are to be chosen.
+    """
 
     def __init__(
         self, pruned: Graph, original: Graph, left: Correspondence, calibration: Calibration, settings: Settings
@@ -123,13 +136,16 @@ class _Sequence:
         fitted = {one.result for one in linear}  # a normalization of these alone has nothing left to make up for
         other = self._differences.results
         recurrent = recurrent_nodes(pruned, self._holders)
-        touched = (one for one in linear if one.result in self._sides or self._differences.touch(one))
+        touched = (
+            one for one in linear if one.result in self._sides or self._differences.touch(one) or self._sums_anew(one)
+        )
         found: list[Linear | Recurrent] = [
             *(one for one in touched if not one.scales or one.data not in fitted or one.result in other),
             *(one for one in recurrent if one.result in self._recurrent and one.result in self._differences.tensors),
         ]
         self.waiting = {one.result: one for one in sorted(found, key=lambda one: one.position)}
         self.found: list[Repaired] = []
+        self.maskings: dict[str, Masking] = {}
         self._active: set[str] = set()
 
     def repair(self, name: str) -> None:
@@ -187,14 +203,12 @@ class _Sequence:
         if before < EXACT:
             return
         free = self._differences.free(linear, self._twins.get(linear.result))
-        clipping = clipping_of(self._readers.get(goal.total, ()), self._holders)
-        if clipping is None or place is None:
-            found = self._settings.method(fitted, held_out, matrix, bias, free)
-        else:
-            task = clipping, lambda: self._batches(linear, goal, chosen)
-            found = refined(self._settings.method, (fitted, held_out), (matrix, bias), free, task)
-            before = found.before / spread
-        self.found.append(Repaired(linear.name, before, found.after / spread))
+        clipping = None if place is None else clipping_of(self._readers.get(goal.total, ()), self._holders)
+        task = None if clipping is None else (clipping, self._replayed(linear, goal, chosen))
+        fit = Fit(self._settings.method, (fitted, held_out), task)
+        masking = self.maskings.get(linear.result)
+        found = fit.solve(matrix, bias, free) if masking is None else masked(fit, masking, (matrix, bias))
+        self.found.append(Repaired(linear.name, found.before / spread, found.after / spread))
         if not found.better:
             return
         linear.write(found.matrix)
@@ -215,6 +229,15 @@ class _Sequence:
             drawn.append(chosen[good])
             sums[number >= self._fitted].add(rows[:, good], wanted[:, good])
         return drawn, *sums
+
+    def _replayed(self, linear: Linear, goal: Goal, drawn: Sequence[Index]) -> Callable[[], Iterator[Batch]]:
+        """Returns what yields the same rows as often as it is asked; they are read once where they fit into memory."""
+        groups, inputs, outputs = linear.matrix().shape
+        numbers = sum(map(len, drawn)) * groups * (inputs + TARGETS * outputs)
+        if REPLAYED * numbers > self._settings.memory:
+            return lambda: self._batches(linear, goal, drawn)
+        held = list(self._batches(linear, goal, drawn))
+        return lambda: iter(held)
 
     def _batches(self, linear: Linear, goal: Goal, drawn: Sequence[Index]) -> Iterator[Batch]:
         """Yields the same rows once more, with what counts behind the operator."""
@@ -274,6 +297,12 @@ class _Sequence:
         if self._shapes[found.total] != self._shapes[linear.result]:  # the result itself is broadcast
             return None
         return found if len(self._unsolved([found.other])) <= 1 else None
+
+    def _sums_anew(self, linear: Linear) -> bool:
+        """Whether the result is added in another sum than it was: what a block behind it added has to come from it."""
+        other = self._differences.results
+        found = residual_of(linear, self._holders) if self._settings.residual and other else None
+        return found is not None and found.total in other
 
     def _unsolved(self, names: Sequence[str]) -> list[str]:
         """Returns what is to be repaired above tensors, in graph order."""

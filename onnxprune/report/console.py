@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from onnxprune.report import summary, units
+from onnxprune.report import patterns, summary, units
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,6 +31,9 @@ def render(report: Report, console: Console, *, full: bool = False) -> None:
     """
     if report.command == "bench":
         render_latencies(report, console)
+        return
+    if report.command == "check":
+        render_check(report, console, full=full)
         return
     if report.after is None:
         render_inspection(report, console, full=full)
@@ -93,6 +96,25 @@ def render_trees(report: Report, console: Console, *, full: bool = False) -> Non
         for role, title in _ROLES:
             _branch(title, [link for link in group.links if link.role == role], console, full=full)
     _more(console, len(chosen) - shown, " groups")
+
+
+def render_check(report: Report, console: Console, *, full: bool = False) -> None:
+    """Print where a pattern of zeros holds, and what may be dense and why; long lists are folded unless ``full``."""
+    _line(console, _name(report.before.path), "bold")
+    rows, dense = patterns.held(report), patterns.dense(report)
+    shown = _ALL if full else _GROUPS_SHOWN
+    table = _table(*patterns.COLUMNS)
+    table.columns[1].justify = "left"
+    for row in rows[:shown]:
+        table.add_row(*(_text(cell, console) for cell in patterns.cells(row)))
+    if rows:
+        console.print(table)
+    _more(console, len(rows) - shown, " operators")
+    for row in dense[:shown]:
+        _line(console, f"may be dense: {row.node}: {row.reason}", "dim")
+    _more(console, len(dense) - shown, " that may be dense")
+    _line(console, patterns.sentence(report), "green" if patterns.conforms(report) else "bold red")
+    _warnings(report, console)
 
 
 def _branch(title: str, links: Sequence[LinkRow], console: Console, *, full: bool) -> None:

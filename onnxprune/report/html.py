@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from onnxprune.errors import UsageError
-from onnxprune.report import summary, units
+from onnxprune.report import patterns, summary, units
 from onnxprune.report.schema import Latency, NodeRow, Report, Side
 
 _GROUPS_SHOWN = 40
@@ -84,6 +84,7 @@ def _context(report: Report, drawing: str | None) -> dict[str, Any]:
     return {
         "report": report,
         "units": units,
+        "patterns": patterns,
         "title": _title(report),
         "headline": summary.headline(report),
         "notices": summary.notices(report),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from onnxprune.report import summary, units
+from onnxprune.report import patterns, summary, units
 from onnxprune.report.schema import Report, Side
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$&])")
@@ -21,6 +21,7 @@ def to_markdown(report: Report) -> str:
         _proof(report),
         _groups(report),
         _frozen(report),
+        _patterns(report),
         _provenance(report),
     ]
     return "\n\n".join(part for group in parts for part in group) + "\n"
@@ -90,6 +91,15 @@ def _frozen(report: Report) -> list[str]:
     return ["## Frozen, and why", _table(("reason", "groups", "where"), rows), *note]
 
 
+def _patterns(report: Report) -> list[str]:
+    if report.command != "check":
+        return []
+    held = [(*map(_code, patterns.cells(row)[:2]), *patterns.cells(row)[2:]) for row in patterns.held(report)]
+    dense = [(_code(row.node), _escaped(row.reason or "")) for row in patterns.dense(report)]
+    parts = ["## Held to the pattern", _table(patterns.COLUMNS, held)] if held else []
+    return parts + (["## May be dense", _table(("operator", "reason"), dense)] if dense else [])
+
+
 def _provenance(report: Report) -> list[str]:
     rows = [*_file_rows("before", report.before), *(_file_rows("after", report.after) if report.after else [])]
     rows += [(name, _code(value)) for name, value in summary.environment_rows(report)]
@@ -112,6 +122,7 @@ _RIGHT = frozenset(
     [
         *("before", "after", "change", "model", "groups"),
         *("units before", "units after", "removed"),
+        *patterns.COLUMNS[2:],
     ]
 )
 

@@ -179,37 +179,53 @@ class FrozenRow:
 
 @dataclass(frozen=True)
 class BlockRow:
-    """One residual block; ``reason`` says why it was kept or cannot be dropped."""
+    """One block; ``reason`` says why it cannot be dropped.
+
+    ``parent`` is the block around it that counts in its place; ``score`` is what spoke for keeping it when it went.
+    """
 
     name: str
     dropped: bool = False
     reason: str | None = None
+    parameters: int | None = None
+    parent: str | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True)
 class SparseTensor:
-    """One tensor that was masked."""
+    """One tensor that was masked, or held against a pattern, with its fraction of zeros.
+
+    ``node`` multiplies with it and sums over ``axis`` of it; ``violations`` of its ``groups`` of weights hold more than
+    the pattern allows. With a ``reason`` it is not held to the pattern.
+    """
 
     name: str
     fraction: float | None = None
     pattern: str | None = None
-
-
-@dataclass(frozen=True)
-class Sparsity:
-    """The zeros that masking put into the weights."""
-
-    pattern: str | None = None
-    fraction: float | None = None
-    tensors: tuple[SparseTensor, ...] = ()
+    node: str | None = None
+    axis: int | None = None
+    groups: int | None = None
+    violations: int | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
 class LeftNode:
-    """A node that stayed in float, and why."""
+    """A node that a step left as it was, and why."""
 
     node: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """The zeros that masking put into the weights; ``dense`` are the operators that it left alone, and why."""
+
+    pattern: str | None = None
+    fraction: float | None = None
+    tensors: tuple[SparseTensor, ...] = ()
+    dense: tuple[LeftNode, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from onnxprune.channels.facts import SPATIAL
-from onnxprune.report import units
+from onnxprune.report import patterns, units
 from onnxprune.report.schema import FrozenRow, GroupRow, Report, Side
 
 _PREFERRED_METRICS = ("top1", "accuracy", "top5", "agreement", "cosine")
@@ -222,6 +222,8 @@ def allocation_sentence(report: Report) -> str | None:
 
 def headline(report: Report) -> str:
     """The result in one line."""
+    if report.command == "check":
+        return patterns.sentence(report)
     if report.after is None:
         free, _ = prunable_units(report)
         groups = sum(group.frozen is None for group in report.groups)

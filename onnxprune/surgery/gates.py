@@ -1,10 +1,14 @@
-"""The masked reference: the original graph with removed channels silenced where a node sums over them."""
+"""The references of the proofs: the original graph with removed channels silenced, or with blocks bypassed."""
+
+from collections.abc import Iterable
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import helper
 
+from onnxprune.channels.blocks import Block
 from onnxprune.channels.facts import Axis
+from onnxprune.channels.flow import LENGTHS
 from onnxprune.channels.groups import Channels
 from onnxprune.model.io import Graph, read_values
 from onnxprune.model.shapes import opset_of
@@ -47,6 +51,31 @@ def silence(channels: Channels, removals: Removals) -> Graph:
             before.setdefault(id(node), []).append(gate)
         node.inputs[contraction.slot] = gates[key]
     graph.nodes[:] = [item for node in nodes for item in (*before.get(id(node), ()), node)]
+    return graph
+
+
+def bypass(original: Graph, blocks: Iterable[Block]) -> Graph:
+    """Returns a copy of the original graph in which everything that reads the exit of a block reads its entry.
+
+    The blocks themselves stay, and compute what nobody reads; an output of the graph is written by an Identity.
+    """
+    graph: Graph = original.copy()
+    tensors = {tensor.name: tensor for node in graph.nodes for tensor in (*node.inputs, *node.outputs)}
+    sources: dict[str, gs.Tensor] = {}
+    for block in sorted(blocks, key=lambda block: max(block.nodes)):
+        entry, end = sources.get(block.entry, tensors[block.entry]), tensors[block.exit]
+        sources[block.exit] = entry
+        lengths = [node for name in block.lengths for node in tensors[name].outputs if node.op in LENGTHS]
+        for node in (*lengths, *list(end.outputs)):
+            replaced = {end.name, *block.lengths} if node.op in LENGTHS else {end.name}
+            for slot, tensor in enumerate(list(node.inputs)):
+                if tensor.name in replaced:
+                    node.inputs[slot] = entry
+        if any(tensor is end for tensor in graph.outputs):
+            maker = end.inputs[0]
+            slot = [tensor is end for tensor in maker.outputs].index(True)
+            maker.outputs[slot] = gs.Variable(f"{end.name}_bypassed", end.dtype)
+            graph.nodes.append(gs.Node("Identity", f"{end.name}_bypass", {}, [entry], [end]))
     return graph
 
 

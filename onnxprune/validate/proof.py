@@ -118,7 +118,7 @@ def prove(
         take_out_rounding(graph)
         expose(graph, channels, places.names)
     masked = open_session(reference, plain)
-    small = _open_sliced(candidate, plain)
+    small = open_result(candidate, plain)
     worst = ProofResult(0.0, 0.0, TOLERANCE, "", 0)
     runs = 0
     beyond = []
@@ -209,7 +209,12 @@ def expose(graph: Graph, channels: Channels, names: Sequence[str]) -> None:
                 graph.outputs.append(tensor)
 
 
-def _open_sliced(model: Graph, options: SessionOptions) -> Session:
+def open_result(model: Graph, options: SessionOptions) -> Session:
+    """Returns a session of what surgery made.
+
+    Raises:
+        ValidationError: ONNX Runtime does not load it.
+    """
     from onnxprune.errors import ModelError
 
     try:

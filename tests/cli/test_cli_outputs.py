@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+import onnxprune.commands.cut as steps
 import onnxprune.commands.slim as line
 from onnxprune.commands.process import uninterrupted
 from onnxprune.report.schema import LatencyRatio
@@ -140,10 +141,11 @@ def test_replacing_fails_and_leaves_the_old_file(command, small, tmp_path, monke
 
 
 def test_an_interrupt_at_every_stage(command, small, tmp_path, monkeypatch):
-    stages = "read choose_inputs analyze choose_plan slice_channels check_model prove measure_models build_report"
-    for stage in stages.split():
+    stages = "read choose_inputs cut check_model prove measure_models build_report"
+    parts = "analyze choose_plan slice_channels"
+    for module, stage in [*((line, name) for name in stages.split()), *((steps, name) for name in parts.split())]:
         with monkeypatch.context() as patch:
-            patch.setattr(line, stage, interrupt)
+            patch.setattr(module, stage, interrupt)
             slim_refuses(command, 130, "nothing was written", small)
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", interrupt)
@@ -167,7 +169,7 @@ def test_an_interrupt_that_a_library_turns_into_another_error(command, small, mo
         except KeyboardInterrupt as error:
             raise ImportError("initialization failed") from error
 
-    monkeypatch.setattr(line, "analyze", imported)
+    monkeypatch.setattr(steps, "analyze", imported)
     slim_refuses(command, 130, "nothing was written", small)
 
 
@@ -190,13 +192,13 @@ def test_what_nobody_foresaw_is_said_in_one_sentence(command, small, monkeypatch
     def broken(*_, **__):
         raise ZeroDivisionError("a\nb")
 
-    monkeypatch.setattr(line, "analyze", broken)
+    monkeypatch.setattr(steps, "analyze", broken)
     result = command("slim", small, *HALF)
     assert (result.code, result.out) == (7, "")
     assert result.err.count("\n") == 1
     assert "ZeroDivisionError a b" in result.err
     assert "Traceback" in command("slim", small, *HALF, "-vv").err
-    monkeypatch.setattr(line, "analyze", no_memory)
+    monkeypatch.setattr(steps, "analyze", no_memory)
     slim_refuses(command, 3, "not enough memory", small)
 
 
@@ -205,15 +207,15 @@ def no_memory(*_, **__):
 
 
 def test_a_proof_that_fails(command, small, tmp_path, monkeypatch):
-    cut = line.slice_channels
+    slice_channels = steps.slice_channels
 
     def corrupt(channels, removals):
-        graph = cut(channels, removals)
+        graph = slice_channels(channels, removals)
         weight = next(tensor for name, tensor in graph.tensors().items() if name == "w3")
         weight.values = np.asarray(weight.values) * 1.01
         return graph
 
-    monkeypatch.setattr(line, "slice_channels", corrupt)
+    monkeypatch.setattr(steps, "slice_channels", corrupt)
     slim_refuses(
         command, 7, "please report", small, "--report", tmp_path / "r.json", "--save-plan", tmp_path / "p.json"
     )

@@ -174,7 +174,7 @@ def test_every_option_has_help(command, name):
 
 WANTED = {
     "FILE", "DIR", "SRC", "OUT", "NAME", "RATIO", "PATTERN", "N", "SECONDS", "auto|N", "NAME:1x3x224x224", "MODEL",
-    "BASE", "CANDIDATE", "MODEL...", "KEYS", "SIZE", "X",
+    "BASE", "CANDIDATE", "MODEL...", "KEYS", "SIZE", "X", "R", "R|K", "T", "N:M", "KxL",
 }  # fmt: skip
 
 
@@ -207,7 +207,7 @@ def test_what_is_not_there_is_unknown(command, small, option):
 
 
 def test_only_documented_options_exist():
-    later = {"--quiet", "--verbose", "--output", "--help", "-h"}
+    later = {"--quiet", "--verbose", "--output", "--help", "-h", "--layer-score", "--mask-score"}
     assert names_of("slim") - set(KNOWN_OPTIONS) <= later
 
 

@@ -54,12 +54,13 @@ KEYS = {
     "input_shapes": {"image": []},
     "selected": [],
     "frozen": [dict.fromkeys(("node", "op", "tensor", "axis", "size", "group", "reason", "inexact"))],
-    "blocks": [{"name": None, "dropped": None, "reason": None}],
+    "blocks": [dict.fromkeys(("name", "dropped", "reason", "parameters", "parent", "score"))],
     "nodes": [{"name": None, "op": None, "macs_before": None, "macs_after": None, "ms_before": None, "ms_after": None}],
     "sparsity": {
         "pattern": None,
         "fraction": None,
-        "tensors": [{"name": None, "fraction": None, "pattern": None}],
+        "tensors": [dict.fromkeys(("name", "fraction", "pattern", "node", "axis", "groups", "violations", "reason"))],
+        "dense": [],
     },
     "quantization": {
         "target": None,

@@ -1,0 +1,102 @@
+"""What goes from a model, step by step: blocks, then channels, then weights; each step sees what is left."""
+
+from dataclasses import dataclass, replace
+
+from onnxprune.channels.groups import Channels, analyze
+from onnxprune.commands.choose import Choice, Setting, choose_plan
+from onnxprune.commands.depth import Depth, blocks_of, dropped
+from onnxprune.commands.masks import mask_plan, plan_rows, stored_masks
+from onnxprune.commands.parts import asks, asks_generally, check_selected
+from onnxprune.commands.repair import Repair
+from onnxprune.commands.stopwatch import Stopwatch
+from onnxprune.commands.task import Task
+from onnxprune.errors import PlanError
+from onnxprune.model.io import Graph
+from onnxprune.model.sizes import infer_shapes
+from onnxprune.plan.masks import MaskPlan
+from onnxprune.plan.plan import Plan, plan_of
+from onnxprune.plan.select import named_blocks, named_groups, named_weights
+from onnxprune.surgery.drop import drop_blocks
+from onnxprune.surgery.slice import slice_channels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cut:
+    """A model without what goes, before any repair of the whole.
+
+    ``original`` is its analysis, ``shallow`` the graph without blocks, ``channels`` the analysis of that, repaired if
+    channels go from it, ``sliced`` what they leave; ``masks`` are still to be put in.
+    """
+
+    original: Channels
+    shallow: Graph
+    channels: Channels
+    depth: Depth
+    choice: Choice
+    sliced: Graph
+    masks: MaskPlan | None
+
+    @property
+    def plan(self) -> Plan:
+        """All that goes."""
+        return replace(self.choice.plan, blocks=self.depth.names, masks=plan_rows(self.masks))
+
+
+def cut(task: Task, watch: Stopwatch) -> Cut:
+    """Returns a model without what a recipe or its plan takes away.
+
+    Raises:
+        SelectorError: a selector matches nothing.
+        PlanError: nothing can go, or the plan is for another model.
+    """
+    recipe, stored, inputs = task.recipe, task.stored, task.inputs
+    inexact = recipe.inexact or (stored is not None and bool(stored.options.get("inexact")))
+    deep = asks(recipe, "layers") or (stored is not None and bool(stored.blocks))
+    with watch.stage("analyze"):
+        original = channels = analyze(task.graph, inputs.sizes, inexact=inexact)
+        found = blocks_of(original) if deep else ()
+        others = (named_blocks(original.graph, found), named_weights(task.graph))
+        check_selected(recipe, (named_groups(original), *others))
+    depth, shallow = Depth(), original.graph
+    if deep:
+        with watch.stage("layers"):
+            depth = dropped(original, found, task, watch.progress)
+            shallow = drop_blocks(original.graph, depth.blocks)
+            channels = _without_blocks(original, shallow, task, inexact=inexact)
+    with watch.stage("plan"):
+        choice = _choice(channels, task, Setting(original.graph, task.whole, others, watch.progress))
+    with watch.stage("surgery"):
+        sliced = slice_channels(channels, choice.plan.removals)
+        masks = _masks(sliced, task)
+    result = Cut(original, shallow, channels, depth, choice, sliced, masks)
+    if result.plan.empty and stored is None and not asks_generally(recipe):
+        raise PlanError("what is asked for rounds to nothing: ask for more")
+    return result
+
+
+def _without_blocks(original: Channels, shallow: Graph, task: Task, *, inexact: bool) -> Channels:
+    """Returns the analysis of what is left; the graph is repaired where scores of channels are taken from it."""
+    channels = analyze(shallow, task.inputs.sizes, inexact=inexact)
+    if task.stored is not None or not asks(task.recipe, "channels", "max_macs", "max_params"):
+        return channels
+    repaired, found = Repair.of(task.recipe).apply(shallow, channels, {}, task.runs, original.graph)
+    return analyze(repaired, task.inputs.sizes, inexact=inexact) if found else channels
+
+
+def _choice(channels: Channels, task: Task, setting: Setting) -> Choice:
+    recipe, stored = task.recipe, task.stored
+    if stored is not None:
+        stored.check(channels)
+        return Choice(stored)
+    if asks(recipe, "channels", "max_macs", "max_params"):
+        return choose_plan(channels, recipe, task.inputs, setting)
+    return Choice(plan_of(channels, {}))
+
+
+def _masks(sliced: Graph, task: Task) -> MaskPlan | None:
+    asked = asks(task.recipe, "sparsity", "threshold", "nm")
+    held = () if task.stored is None else task.stored.masks
+    if not asked and not held:
+        return None
+    shapes = infer_shapes(sliced, task.inputs.sizes)
+    return stored_masks(sliced, shapes, held) if held else mask_plan(sliced, shapes, task.recipe)

@@ -1,0 +1,109 @@
+"""Which blocks are dropped: as many as a recipe or its rules ask for, lowest score first, or those of a plan."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnxprune.channels.blocks import Block, find_blocks
+from onnxprune.channels.groups import Channels
+from onnxprune.commands.parts import by_rule
+from onnxprune.commands.task import Task
+from onnxprune.errors import PlanError
+from onnxprune.plan.select import named_blocks
+from onnxprune.recover.depth import Drop, choose_blocks, number_of_blocks, trial_samples
+from onnxprune.recover.recover import BATCH
+from onnxprune.report.schema import BlockRow
+from onnxprune.runtime.session import SessionOptions
+from onnxprune.score.readings import Runs
+from onnxprune.slim import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """The blocks of a model, and those that go, with their scores in the order in which they went."""
+
+    found: tuple[Block, ...] = ()
+    gone: tuple[Drop, ...] = ()
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks that go, in graph order."""
+        names = {one.block.name for one in self.gone}
+        return tuple(block for block in self.found if block.name in names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(block.name for block in self.blocks)
+
+    def rows(self) -> tuple[BlockRow, ...]:
+        """Returns the blocks as a report lists them."""
+        scores = {one.block.name: one.score for one in self.gone}
+        return tuple(
+            BlockRow(
+                block.name, block.name in scores, block.reason, block.parameters, block.parent, scores.get(block.name)
+            )
+            for block in self.found
+        )  # fmt: skip
+
+
+def blocks_of(channels: Channels) -> tuple[Block, ...]:
+    """Returns the blocks of a model."""
+    return find_blocks(channels.graph, channels.shapes)
+
+
+def dropped(channels: Channels, found: tuple[Block, ...], task: Task, progress: Progress | None = None) -> Depth:
+    """Returns which blocks of a model go.
+
+    Args:
+        channels: Its analysis.
+        found: Its blocks.
+        task: What is asked for.
+        progress: Called with the stage and the fraction of it that is done.
+
+    Raises:
+        UsageError: there are fewer blocks than are to go, or no such score.
+        PlanError: no block can be dropped, or the plan names one that is not there.
+    """
+    recipe = task.recipe
+    if task.stored is not None:
+        return Depth(found, tuple(Drop(block, float("nan")) for block in _named(found, task.stored.blocks)))
+    gone: list[Drop] = []
+    things = named_blocks(channels.graph, [block for block in found if block.counts])
+    for rule, names in by_rule(recipe, things):
+        amount = recipe.layers if rule is None else rule.layers
+        if not amount:
+            continue
+        chosen = [block for block in found if block.name in names]
+        score = (rule.layer_score if rule is not None else None) or recipe.layer_score
+        number = number_of_blocks(amount, len(chosen))
+        runs = _runs(task, trial_samples(task.whole.macs, len(chosen), number), progress)
+        gone += choose_blocks(channels.graph, chosen, amount, score, runs)
+    if not gone and recipe.layers and not things:
+        raise PlanError(_why_none(found))
+    return Depth(found, tuple(gone))
+
+
+def _runs(task: Task, number: int, progress: Progress | None) -> Runs | None:
+    recipe, samples = task.recipe, task.inputs.given
+    if samples is None:
+        return None
+    feeds = list(samples.split()[0].draw(number, recipe.seed).batches(BATCH))
+    return Runs(feeds, int(recipe.max_memory), SessionOptions(recipe.ep, recipe.threads), recipe.seed, progress)
+
+
+def _why_none(found: Sequence[Block]) -> str:
+    reasons = [block.reason for block in found if block.reason is not None]
+    if len(reasons) < len(found):
+        return "no block that can be dropped is selected: loosen --include or --exclude"
+    if reasons:
+        most = max(reasons, key=reasons.count)
+        return f"no block can be dropped; the most common reason is {most!r}: see 'onnxprune inspect' for all of them"
+    return "no block can be dropped: no part of the model maps a tensor to one of the same shape"
+
+
+def _named(found: Sequence[Block], names: Sequence[str]) -> list[Block]:
+    known = {block.name: block for block in found}
+    for name in names:
+        if name not in known:
+            raise PlanError(f"the plan drops block {name!r}, which the model does not have: make the plan anew")
+    return [known[name] for name in names]
