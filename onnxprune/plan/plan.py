@@ -32,11 +32,15 @@ Positions = tuple[int, ...] | tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class MaskRow:
-    """How many zeros a stored tensor gets, and their pattern: ``unstructured``, ``2:4``, ``1x4`` and the like."""
+    """How many zeros a stored tensor gets, and their pattern: ``unstructured``, ``2:4``, ``1x4`` and the like.
+
+    With ``fixed``, magnitude alone decides which weights go, also where samples are given.
+    """
 
     tensor: str
     pattern: str
     zeros: int
+    fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,8 @@ class Plan:
             options = dict(content.get("options", {}))
             blocks = tuple(str(name) for name in content.get("blocks", ()))
             masks = tuple(
-                MaskRow(str(m["tensor"]), str(m["pattern"]), int(m["zeros"])) for m in content.get("masks", ())
+                MaskRow(str(m["tensor"]), str(m["pattern"]), int(m["zeros"]), bool(m.get("fixed", False)))
+                for m in content.get("masks", ())
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError("the text is not a plan: give one that --save-plan wrote") from error

@@ -26,10 +26,13 @@ LOG = logging.getLogger("onnxprune")
 METHODS = ("divergence", "cosine", "parameters")
 """How blocks are ranked; all but the last need samples."""
 
-TRIAL_SAMPLES = (8, 64)
+FALL = 0.5
+"""What becomes, at the least, of the cost of a block when another one goes."""
+
+TRIAL_SAMPLES = (8, 128)
 """Fewest and most samples to try blocks with."""
 
-TRIAL_MACS = 4e12
+TRIAL_MACS = 2e12
 """Multiply-accumulates that trials may take with more than the fewest samples."""
 
 
@@ -106,10 +109,9 @@ def trial_samples(macs: int, count: int, number: int) -> int:
 
 
 def _by_divergence(graph: Graph, candidates: Sequence[Block], number: int, runs: Runs) -> tuple[Drop, ...]:
-    """Ranks again after every drop.
+    """Ranks again after every drop, but for blocks of which even ``FALL`` times the old cost is too much.
 
-    What a block costs grows as others go, so one whose old cost is above the best new one needs no new trial (lazy
-    greedy choice, Minoux 1978).
+    What a block costs grows as others go, as a rule: a lazy greedy choice (Minoux 1978) with a margin.
     """
     trials = _Trials(graph, runs)
     dropped: list[Drop] = []
@@ -118,7 +120,7 @@ def _by_divergence(graph: Graph, candidates: Sequence[Block], number: int, runs:
         base = dropped[-1].score if dropped else 0.0
         best: Drop | None = None
         for block in sorted(costs, key=costs.__getitem__):
-            if best is not None and base + costs[block] >= best.score:
+            if best is not None and base + FALL * costs[block] >= best.score:
                 break
             score = trials.divergence([*(one.block for one in dropped), block])
             costs[block] = score - base

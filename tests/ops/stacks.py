@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterator
 import onnx
 from onnx_text import model
 
-PREAMBLE = "sh = Shape(x) n0 = Gather(sh, i0) n = Unsqueeze(n0, ax) t0 = Gather(sh, i1) "
-"""Batch and length of x, read once; every layer asks for the batch again, as exporters write it."""
+PREAMBLE = "sh = Shape(x) t0 = Gather(sh, i1) "
+"""The length of x, read once; every layer asks for the batch, as exporters write it."""
 
 ROTARY = """
     pos = Range(i0, t0, i1) posf = Cast<to=1>(pos) pos1 = Unsqueeze(posf, i1v) ang1 = Mul(pos1, freq)
