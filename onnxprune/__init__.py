@@ -24,6 +24,7 @@ del plan, recover, score, slim, validate  # noqa: F821
 if TYPE_CHECKING:
     from onnxprune.channels.groups import analyze
     from onnxprune.commands.bench import bench
+    from onnxprune.commands.check import check
     from onnxprune.commands.compare import compare, validate
     from onnxprune.commands.inspect import inspect
     from onnxprune.model.io import load, save, to_proto
@@ -31,20 +32,20 @@ if TYPE_CHECKING:
     from onnxprune.recover.recover import recover
     from onnxprune.score.scores import score
     from onnxprune.slim import Recipe, Result, slim
-    from onnxprune.surgery.slice import apply
+    from onnxprune.surgery.apply import apply
     from onnxprune.validate.proof import prove
 
 _HOMES = {
-    "Plan": "plan.plan", "Recipe": "slim", "Result": "slim", "analyze": "channels.groups", "apply": "surgery.slice",
-    "bench": "commands.bench", "compare": "commands.compare", "inspect": "commands.inspect", "load": "model.io",
-    "plan": "plan.plan", "prove": "validate.proof", "recover": "recover.recover",
-    "save": "model.io", "score": "score.scores", "slim": "slim",
-    "to_proto": "model.io", "validate": "commands.compare",
+    "Plan": "plan.plan", "Recipe": "slim", "Result": "slim", "analyze": "channels.groups", "apply": "surgery.apply",
+    "bench": "commands.bench", "check": "commands.check", "compare": "commands.compare", "inspect": "commands.inspect",
+    "load": "model.io", "plan": "plan.plan", "prove": "validate.proof", "recover": "recover.recover",
+    "save": "model.io", "score": "score.scores", "slim": "slim", "to_proto": "model.io",
+    "validate": "commands.compare",
 }  # fmt: skip
 
 __all__ = [
-    "Plan", "Recipe", "Result", "analyze", "apply", "bench", "compare", "inspect", "load", "plan", "prove", "recover",
-    "save", "score", "slim", "to_proto", "validate",
+    "Plan", "Recipe", "Result", "analyze", "apply", "bench", "check", "compare", "inspect", "load", "plan", "prove",
+    "recover", "save", "score", "slim", "to_proto", "validate",
 ]  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def inspect(
     deliver(report, as_json=as_json, reports=reports, quiet=quiet)
 
 
-@cli.command(short_help="Remove channels of MODEL, and prove the result.")
+@cli.command(short_help="Remove channels, blocks or weights of MODEL, and prove the result.")
 @click.argument("model", type=Path)
 @click.option(
     "-o", "--output", type=Path, metavar="OUT", help="Where to write; <stem>.slim.onnx beside MODEL by default."
@@ -101,7 +101,7 @@ def inspect(
 @click.option(
     "--mask-score",
     metavar="NAME",
-    help="Which weights go: magnitude (default); with samples sparsegpt (default), alps or wanda.",
+    help="Which weights go: magnitude (default); with samples alps (default), sparsegpt or wanda.",
 )
 @click.option(
     "--recover",
@@ -148,9 +148,9 @@ def inspect(
     "--include",
     multiple=True,
     metavar="PATTERN",
-    help="Only groups matching PATTERN: a name or glob, re:... or op:Conv. Repeatable.",
+    help="Only groups, blocks and weights matching PATTERN: a name or glob, re:... or op:Conv. Repeatable.",
 )
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="No groups matching PATTERN. Repeatable.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="No groups, blocks and weights matching PATTERN.")
 @click.option("--inexact", is_flag=True, help="Also groups whose statistic over channels is not kept exact.")
 @click.option("--data", type=Path, metavar="SRC", help=SOURCES)
 @click.option(
@@ -193,7 +193,7 @@ def slim(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Remove channels of MODEL, prove the result, measure it, and write it."""
+    """Remove channels, blocks or weights of MODEL, prove the result, measure it, and write it."""
     from onnxprune.commands.files import check_outputs, default_output, write_text
     from onnxprune.slim import slim as run
 

@@ -62,7 +62,7 @@ class Recipe:
     layer_score: str | None = None
     """Which blocks go first: ``divergence`` (default with ``data``), ``cosine`` or ``parameters``."""
     mask_score: str | None = None
-    """Which weights become zero: ``sparsegpt`` (default with ``data``), ``alps``, ``wanda`` or ``magnitude``."""
+    """Which weights become zero: ``alps`` (default with ``data``), ``sparsegpt``, ``wanda`` or ``magnitude``."""
     recover: str | None = None
     """Repair after the removal: ``least-squares`` by default with ``data``, ``none`` without; ``statistics``, ``bias``,
     and ``fold``, which needs no data."""

@@ -79,6 +79,70 @@ def test_steps(tmp_path: Path) -> None:
     assert op.to_proto(op.load(tmp_path / "pruned.onnx")).SerializeToString() == op.to_proto(pruned).SerializeToString()
 
 
+def residual() -> onnx.ModelProto:
+    """A stem, two residual blocks of equal width, and a classifier."""
+    tensors = "x:free,3,8,8 w=16,3,3,3 p=16,16,3,3 q=16,16,3,3 s=16,16,3,3 t=16,16,3,3 g=16,10"
+    text = (
+        "m = Conv(x, w) i = Relu(m) "
+        "c1 = Conv<pads=[1,1,1,1]>(i, p) d1 = Relu(c1) e1 = Conv<pads=[1,1,1,1]>(d1, q) f1 = Add(e1, i) j = Relu(f1) "
+        "c2 = Conv<pads=[1,1,1,1]>(j, s) d2 = Relu(c2) e2 = Conv<pads=[1,1,1,1]>(d2, t) f2 = Add(e2, j) k = Relu(f2) "
+        "a = GlobalAveragePool(k) z = Flatten(a) y = MatMul(z, g)"
+    )
+    return model(tensors, text)
+
+
+def test_a_plan_for_every_grain_is_applied_as_a_whole() -> None:
+    options = {"channels": 0.5, "layers": 1, "nm": "2:4", "round_to": 8, "no_latency": True}
+    result = op.slim(residual(), **options)
+    plan = op.Plan.from_json(result.plan.to_json())
+    assert plan == result.plan
+    assert (len(plan.blocks), len(plan.removals), {row.pattern for row in plan.masks}) == (1, 2, {"2:4"})
+    graph = op.load(residual())
+    for source in (graph, op.analyze(graph)):
+        applied = stored(op.to_proto(op.apply(source, plan)))
+        made = stored(result.model)
+        assert set(applied) == set(made)
+        assert all(np.array_equal(applied[name], made[name]) for name in made)
+    assert {name for name, values in stored(op.to_proto(graph)).items() if (values == 0).any()} == set()
+
+
+def test_a_plan_of_masks_alone_keeps_the_structure() -> None:
+    plan = op.slim(residual(), sparsity=0.75, allocation="uniform", no_latency=True).plan
+    before, after = stored(residual()), stored(op.to_proto(op.apply(residual(), plan)))
+    assert {name: values.shape for name, values in after.items()} == {name: v.shape for name, v in before.items()}
+    assert {name: np.mean(after[name] == 0) for name in "pqst"} == dict.fromkeys("pqst", 0.75)
+    assert np.abs(before["p"][after["p"] == 0]).max() < np.abs(after["p"][after["p"] != 0]).min()
+
+
+def test_a_plan_for_blocks_or_weights_of_another_model_is_refused() -> None:
+    plan = op.slim(residual(), layers=1, nm="2:4", no_latency=True).plan
+    with pytest.raises(PlanError, match="the plan drops block"):
+        op.apply(network(), plan)
+    with pytest.raises(PlanError, match="the plan masks 'p'"):
+        op.apply(network(), dataclasses.replace(plan, blocks=(), units={}))
+
+
+def test_a_plan_that_says_nothing_of_blocks_and_masks_is_read() -> None:
+    plan = op.slim(residual(), threshold=0.5, no_latency=True).plan
+    assert all(row.fixed for row in plan.masks)
+    content = json.loads(plan.to_json())
+    for row in content["masks"]:
+        del row["fixed"]
+    older = op.Plan.from_json(json.dumps(content))
+    assert older.masks == tuple(dataclasses.replace(row, fixed=False) for row in plan.masks)
+    del content["blocks"], content["masks"]
+    assert op.Plan.from_json(json.dumps(content)).masks == ()
+
+
+def test_check_says_where_the_zeros_are(tmp_path: Path) -> None:
+    result = op.slim(residual(), nm="2:4", no_latency=True)
+    result.save(tmp_path / "masked.onnx")
+    for source, broken in ((result.model, False), (tmp_path / "masked.onnx", False), (residual(), True)):
+        rows = op.check(source, nm="2:4").sparsity.tensors
+        assert any(row.violations for row in rows) == broken
+        assert sum(row.reason is None for row in rows) == 5
+
+
 def test_the_proof_can_fail() -> None:
     graph = op.load(network())
     channels = op.analyze(graph)

@@ -77,7 +77,7 @@ def check(
         command="check",
         options={"nm": str(pattern), "nm_min_channels": demand.nm_min_channels},
         environment=environment_of(SessionOptions(), 0),
-        before=describe_side(proto, cost(graph, shapes=shapes), path),
+        before=describe_side(proto, cost(graph, shapes=shapes), path, sparse=graph.sparse),
         input_shapes=counted_at(graph, shapes.shapes),
         sparsity=sparsity,
         warnings=() if any(row.reason is None for row in sparsity.tensors) else (_nothing(pattern),),

@@ -84,7 +84,13 @@ def compare(
     costs = cost(graphs[0], sizes), cost(graphs[1], sizes)
     latencies = evidence.latencies or (None, None)
     paths = [Path(model) if isinstance(model, str | os.PathLike) else None for model in (base, candidate)]
-    sides = [describe_side(protos[i], costs[i], paths[i], latencies[i], evidence.metrics[i]) for i in range(2)]
+    compress = graph.sparse or other_graph.sparse
+    sides = [
+        describe_side(
+            protos[i], costs[i], paths[i], latencies[i], evidence.metrics[i], sparse=graphs[i].sparse, compress=compress
+        )
+        for i in range(2)
+    ]
     return Report(
         command="compare",
         options={

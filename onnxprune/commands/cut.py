@@ -5,17 +5,19 @@ from dataclasses import dataclass, replace
 from onnxprune.channels.groups import Channels, analyze
 from onnxprune.commands.choose import Choice, Setting, choose_plan
 from onnxprune.commands.depth import Depth, blocks_of, dropped
-from onnxprune.commands.masks import mask_plan, plan_rows, stored_masks
+from onnxprune.commands.masks import mask_plan, plan_rows
 from onnxprune.commands.parts import asks, asks_generally, check_selected
 from onnxprune.commands.repair import Repair
 from onnxprune.commands.stopwatch import Stopwatch
 from onnxprune.commands.task import Task
-from onnxprune.errors import PlanError
+from onnxprune.errors import PlanError, UsageError
+from onnxprune.model.graph import stored_tensors
 from onnxprune.model.io import Graph
 from onnxprune.model.sizes import infer_shapes
 from onnxprune.plan.masks import MaskPlan
 from onnxprune.plan.plan import Plan, plan_of
 from onnxprune.plan.select import named_blocks, named_groups, named_weights
+from onnxprune.surgery.apply import stored_masks
 from onnxprune.surgery.drop import drop_blocks
 from onnxprune.surgery.slice import slice_channels
 
@@ -38,8 +40,10 @@ class Cut:
 
     @property
     def plan(self) -> Plan:
-        """All that goes."""
-        return replace(self.choice.plan, blocks=self.depth.names, masks=plan_rows(self.masks))
+        """All that goes, by names that the original has."""
+        stored = {tensor.name for _, tensor in stored_tensors(self.original.graph)}
+        weights = tuple(row for row in self.choice.plan.weights if row[0] in stored)
+        return replace(self.choice.plan, weights=weights, blocks=self.depth.names, masks=plan_rows(self.masks))
 
 
 def cut(task: Task, watch: Stopwatch) -> Cut:
@@ -47,13 +51,14 @@ def cut(task: Task, watch: Stopwatch) -> Cut:
 
     Raises:
         SelectorError: a selector matches nothing.
+        UsageError: more weights are to go than a plan says.
         PlanError: nothing can go, or the plan is for another model.
     """
     recipe, stored, inputs = task.recipe, task.stored, task.inputs
     inexact = recipe.inexact or (stored is not None and bool(stored.options.get("inexact")))
     deep = asks(recipe, "layers") or (stored is not None and bool(stored.blocks))
     with watch.stage("analyze"):
-        original = channels = analyze(task.graph, inputs.sizes, inexact=inexact)
+        original = whole = channels = analyze(task.graph, inputs.sizes, inexact=inexact)
         found = blocks_of(original) if deep else ()
         others = (named_blocks(original.graph, found), named_weights(task.graph))
         check_selected(recipe, (named_groups(original), *others))
@@ -62,9 +67,11 @@ def cut(task: Task, watch: Stopwatch) -> Cut:
         with watch.stage("layers"):
             depth = dropped(original, found, task, watch.progress)
             shallow = drop_blocks(original.graph, depth.blocks)
-            channels = _without_blocks(original, shallow, task, inexact=inexact)
+            whole, channels = _without_blocks(original, shallow, task, inexact=inexact)
     with watch.stage("plan"):
         choice = _choice(channels, task, Setting(original.graph, task.whole, others, watch.progress))
+    if not choice.plan.removals:
+        channels = whole
     with watch.stage("surgery"):
         sliced = slice_channels(channels, choice.plan.removals)
         masks = _masks(sliced, task)
@@ -74,13 +81,15 @@ def cut(task: Task, watch: Stopwatch) -> Cut:
     return result
 
 
-def _without_blocks(original: Channels, shallow: Graph, task: Task, *, inexact: bool) -> Channels:
-    """Returns the analysis of what is left; the graph is repaired where scores of channels are taken from it."""
+def _without_blocks(original: Channels, shallow: Graph, task: Task, *, inexact: bool) -> tuple[Channels, Channels]:
+    """Returns the analysis of what is left, and of its repaired graph where channels are to go from it."""
     channels = analyze(shallow, task.inputs.sizes, inexact=inexact)
-    if task.stored is not None or not asks(task.recipe, "channels", "max_macs", "max_params"):
-        return channels
+    stored = task.stored
+    narrower = asks(task.recipe, "channels", "max_macs", "max_params") if stored is None else bool(stored.removals)
+    if not narrower:
+        return channels, channels
     repaired, found = Repair.of(task.recipe).apply(shallow, channels, {}, task.runs, original.graph)
-    return analyze(repaired, task.inputs.sizes, inexact=inexact) if found else channels
+    return channels, analyze(repaired, task.inputs.sizes, inexact=inexact) if found else channels
 
 
 def _choice(channels: Channels, task: Task, setting: Setting) -> Choice:
@@ -96,6 +105,8 @@ def _choice(channels: Channels, task: Task, setting: Setting) -> Choice:
 def _masks(sliced: Graph, task: Task) -> MaskPlan | None:
     asked = asks(task.recipe, "sparsity", "threshold", "nm")
     held = () if task.stored is None else task.stored.masks
+    if asked and held:
+        raise UsageError("the plan says already which weights go: leave out --sparsity, --threshold and --nm")
     if not asked and not held:
         return None
     shapes = infer_shapes(sliced, task.inputs.sizes)

@@ -15,6 +15,7 @@ from onnxprune.report.schema import BlockRow
 from onnxprune.runtime.session import SessionOptions
 from onnxprune.score.readings import Runs
 from onnxprune.slim import Progress
+from onnxprune.surgery.apply import stored_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +67,21 @@ def dropped(channels: Channels, found: tuple[Block, ...], task: Task, progress: 
     """
     recipe = task.recipe
     if task.stored is not None:
-        return Depth(found, tuple(Drop(block, float("nan")) for block in _named(found, task.stored.blocks)))
+        return Depth(found, tuple(Drop(block, float("nan")) for block in stored_blocks(found, task.stored.blocks)))
     gone: list[Drop] = []
+    selected = False
     things = named_blocks(channels.graph, [block for block in found if block.counts])
     for rule, names in by_rule(recipe, things):
         amount = recipe.layers if rule is None else rule.layers
         if not amount:
             continue
+        selected = True
         chosen = [block for block in found if block.name in names]
         score = (rule.layer_score if rule is not None else None) or recipe.layer_score
         number = number_of_blocks(amount, len(chosen))
         runs = _runs(task, trial_samples(task.whole.macs, len(chosen), number), progress)
         gone += choose_blocks(channels.graph, chosen, amount, score, runs)
-    if not gone and recipe.layers and not things:
+    if recipe.layers and not selected:
         raise PlanError(_why_none(found))
     return Depth(found, tuple(gone))
 
@@ -99,11 +102,3 @@ def _why_none(found: Sequence[Block]) -> str:
         most = max(reasons, key=reasons.count)
         return f"no block can be dropped; the most common reason is {most!r}: see 'onnxprune inspect' for all of them"
     return "no block can be dropped: no part of the model maps a tensor to one of the same shape"
-
-
-def _named(found: Sequence[Block], names: Sequence[str]) -> list[Block]:
-    known = {block.name: block for block in found}
-    for name in names:
-        if name not in known:
-            raise PlanError(f"the plan drops block {name!r}, which the model does not have: make the plan anew")
-    return [known[name] for name in names]

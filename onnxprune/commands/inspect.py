@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from onnxprune import arguments
 from onnxprune.channels.explain import links
 from onnxprune.channels.groups import Channels, analyze
+from onnxprune.commands.depth import Depth, blocks_of
 from onnxprune.commands.slim import uncounted
 from onnxprune.commands.stopwatch import Stopwatch
 from onnxprune.data.random import choose_shapes
@@ -43,7 +44,7 @@ def inspect(
     external_root: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Returns a report with the cost of a model, its channel groups, and why the frozen ones are.
+    """Returns a report with the cost of a model, its channel groups and blocks, and why the frozen ones are.
 
     Args:
         model: A path, a ``ModelProto`` or a graphsurgeon graph.
@@ -68,6 +69,7 @@ def inspect(
     with watch.stage("analyze"):
         sizes = _first_sizes(proto, overrides)
         channels = analyze(graph, sizes if overrides else None)
+        blocks = blocks_of(channels)
         selected = _selected(channels, wanted)
         total, counted = _cost(graph, sizes)
     path = Path(model) if isinstance(model, str | os.PathLike) else None
@@ -75,9 +77,10 @@ def inspect(
         command="inspect",
         options={"group": list(wanted), "input_shape": {name: list(shape) for name, shape in overrides.items()}},
         environment=environment_of(SessionOptions(), 0),
-        before=describe_side(proto, total, path),
+        before=describe_side(proto, total, path, sparse=graph.sparse),
         input_shapes=counted_at(graph, counted),
         groups=group_rows(channels, {}, links(channels), selected),
+        blocks=Depth(blocks).rows(),
         selected=selected,
         frozen=frozen_rows(channels),
         nodes=node_rows((total, total), ({}, {})),

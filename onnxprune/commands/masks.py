@@ -1,15 +1,14 @@
-"""Which weights become zero: what the options of a recipe ask for, what its rules ask for, or what a plan holds."""
+"""Which weights become zero: what the options of a recipe ask for, or what its rules ask for."""
 
 from collections.abc import Sequence
 from functools import partial
 
 from onnxprune.commands.parts import by_rule
 from onnxprune.commands.recipe_file import Rule
-from onnxprune.errors import PlanError
 from onnxprune.model.io import Graph
 from onnxprune.model.shapes import Shapes
-from onnxprune.model.weights import Weight, weights_of
-from onnxprune.plan.masks import MaskDemand, MaskedTensor, MaskPlan, masks_for
+from onnxprune.model.weights import weights_of
+from onnxprune.plan.masks import Dense, MaskDemand, MaskPlan, eligible_weights, masks_for
 from onnxprune.plan.plan import MaskRow
 from onnxprune.plan.select import Named
 from onnxprune.report.schema import LeftNode, SparseTensor, Sparsity
@@ -36,7 +35,7 @@ def mask_demand(recipe: Recipe, rule: Rule | None) -> MaskDemand | None:
     if asked.sparsity is None and asked.threshold is None:
         return None
     pattern = Unstructured() if asked.block is None else pattern_of(asked.block)
-    allocation = "global" if recipe.allocation == "global" else "uniform"
+    allocation = "uniform" if recipe.allocation == "uniform" or asked.block is not None else "global"
     return MaskDemand(pattern, asked.sparsity or 0.0, asked.threshold, allocation)
 
 
@@ -51,60 +50,42 @@ def mask_plan(graph: Graph, shapes: Shapes, recipe: Recipe) -> MaskPlan | None:
     Raises:
         PlanError: weights are binary or ternary, or none can be masked.
     """
-    found: list[MaskPlan] = []
-    failure: PlanError | None = None
-    for rule, names in by_rule(recipe, named_masks(graph, shapes)):
-        demand = mask_demand(recipe, rule)
-        if demand is None:
-            continue
-        try:
-            made = masks_for(graph, demand, shapes=shapes, wanted=partial(_among, names))
-        except PlanError as error:
-            failure = failure or error
-            continue
-        found.append(made)
-    if failure is not None and not found:
-        raise failure
-    if not found:
-        return None
-    masked = {node for made in found for one in made.tensors for node in one.nodes}
-    dense = {one.node: one for made in found for one in made.dense if one.node not in masked}
-    return MaskPlan(tuple(one for made in found for one in made.tensors), tuple(dense.values()))
+    things = named_masks(graph, shapes)
+    parts = [(mask_demand(recipe, rule), names) for rule, names in by_rule(recipe, things)]
+    asked = [(demand, names) for demand, names in parts if demand is not None]
+    general = mask_demand(recipe, None)
+    if not asked and general is not None:
+        asked = [(general, set())]
+    found = [(_part(graph, shapes, demand, names), names) for demand, names in asked]
+    tensors = tuple(one for made, _ in found for one in made.tensors)
+    if asked and not tensors:
+        return _masked(graph, shapes, *asked[0])  # says why there is nothing
+    dense: dict[str, Dense] = {}
+    for made, names in found:
+        own = set[str]().union(*(things[name].names for name in names))
+        dense.update((one.node, one) for one in made.dense if one.node in own or one.node not in dense)
+    masked = {node for one in tensors for node in one.nodes}
+    return MaskPlan(tensors, tuple(one for one in dense.values() if one.node not in masked)) if asked else None
+
+
+def _part(graph: Graph, shapes: Shapes, demand: MaskDemand, names: set[str]) -> MaskPlan:
+    """Returns what to mask of the selected weights, which may be nothing."""
+    eligible, dense = eligible_weights(graph, shapes, demand, partial(_among, names))
+    return _masked(graph, shapes, demand, names) if eligible else MaskPlan((), tuple(dense))
+
+
+def _masked(graph: Graph, shapes: Shapes, demand: MaskDemand, names: set[str]) -> MaskPlan:
+    return masks_for(graph, demand, shapes=shapes, wanted=partial(_among, names))
 
 
 def _among(names: set[str], node: str, tensor: str) -> bool:
     return tensor in names
 
 
-def stored_masks(graph: Graph, shapes: Shapes, rows: Sequence[MaskRow]) -> MaskPlan | None:
-    """Returns the masks of a plan.
-
-    Raises:
-        PlanError: the model lacks a tensor that the plan names.
-    """
-    weights: dict[str, list[Weight]] = {}
-    for weight in weights_of(graph, shapes):
-        weights.setdefault(weight.source.name, []).append(weight)
-    tensors = []
-    for row in rows:
-        users = weights.get(row.tensor)
-        if users is None:
-            raise PlanError(
-                f"the plan masks {row.tensor!r}, which is no weight of this model: make a plan for it with --save-plan"
-            )
-        groups, inputs, outputs = users[0].shape
-        tensors.append(
-            MaskedTensor(
-                row.tensor, tuple(one.operator for one in users), tuple(one.result for one in users),
-                pattern_of(row.pattern), row.zeros, groups * inputs * outputs,
-            )
-        )  # fmt: skip
-    return MaskPlan(tuple(tensors)) if tensors else None
-
-
 def plan_rows(masks: MaskPlan | None) -> tuple[MaskRow, ...]:
     """Returns masks as a plan keeps them."""
-    return () if masks is None else tuple(MaskRow(one.name, str(one.pattern), one.zeros) for one in masks.tensors)
+    tensors = () if masks is None else masks.tensors
+    return tuple(MaskRow(one.name, str(one.pattern), one.zeros, one.fixed) for one in tensors)
 
 
 def named_masks(graph: Graph, shapes: Shapes) -> dict[str, Named]:

@@ -27,7 +27,7 @@ from onnxprune.model.cost import Cost, cost
 from onnxprune.model.inline import without_functions
 from onnxprune.model.io import Graph, read, to_proto
 from onnxprune.model.sizes import infer_shapes
-from onnxprune.model.sparse import storage_for
+from onnxprune.model.sparse import storage_for, stored
 from onnxprune.plan.plan import Plan
 from onnxprune.recover.recover import calibration
 from onnxprune.recover.sequential import Calibration
@@ -35,6 +35,7 @@ from onnxprune.report.build import counted_at, describe_side, environment_of, gr
 from onnxprune.report.schema import Proof, Ratios, RecoveredLayer, Recovery, Report, Sparsity
 from onnxprune.runtime.session import SessionOptions, check_provider
 from onnxprune.slim import Progress, Recipe, Result
+from onnxprune.surgery.mask import mask_weights
 from onnxprune.surgery.slice import slice_channels
 from onnxprune.validate.dropped import prove_dropped
 from onnxprune.validate.prepared import prove_preparation
@@ -43,7 +44,11 @@ from onnxprune.validate.proof import ProofResult, prove, worse
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a run has made when its report is written: original first, result second in every pair."""
+    """What a run has made when its report is written: original first, result second in every pair.
+
+    The second of the ``models`` is as it is stored; ``sparse`` says whether the original was stored sparse, and
+    ``compress`` whether compressed sizes tell anything.
+    """
 
     path: Path | None
     recipe: Recipe
@@ -55,11 +60,14 @@ class Work:
     repairs: Recovery
     sparsity: Sparsity
     notes: tuple[str, ...]
+    sparse: bool
+    compress: bool
 
 
 def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Result:
     """Returns the result of a recipe; see :func:`onnxprune.slim.slim` for arguments and errors."""
     recipe = checked(recipe)
+    storage = storage_for(recipe.store_sparse, recipe.target)
     watch = Stopwatch(progress)
     options = SessionOptions(recipe.ep, recipe.threads)
     check_provider(options)
@@ -74,6 +82,8 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
     found = cut(Task(graph, whole, recipe, stored_plan(recipe), inputs, runs), watch)
     check_model(proto, to_proto(found.sliced))
     evidence, repairs, result = Evidence(), Recovery(), found.sliced
+    if recipe.dry_run and found.masks is not None:
+        result = mask_weights(result, found.masks)
     if not recipe.dry_run:
         with watch.stage("prove"):
             proofs = prove_cut(found, graph, proto, inputs, options)
@@ -85,11 +95,14 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
     costs = whole, cost(result, inputs.sizes)
     path = Path(model) if isinstance(model, str | os.PathLike) else None
     small = to_proto(result)
+    kept = stored(small, storage)
     sparsity, notes = sparsity_of(result, infer_shapes(result, inputs.sizes), found.masks)
-    work = Work(path, recipe, found, (proto, small), costs, inputs, evidence, repairs, sparsity, notes)
+    compress = found.masks is not None or graph.sparse or kept is not small
+    work = Work(
+        path, recipe, found, (proto, kept), costs, inputs, evidence, repairs, sparsity, notes, graph.sparse, compress
+    )
     report = build_report(work, watch.total())
     met = not missed(recipe, *costs)
-    storage = storage_for(recipe.store_sparse, recipe.target)
     return Result(small, report, found.plan, not report.ratios.latency.slower, met, graph.external, storage)
 
 
@@ -141,9 +154,12 @@ def build_report(work: Work, seconds: dict[str, float]) -> Report:
     removals = choice.plan.removals
     latencies = evidence.latencies or (None, None)
     sides = [
-        describe_side(proto, total, work.path if number == 0 else None, latencies[number], evidence.metrics[number])
+        describe_side(
+            proto, total, work.path if number == 0 else None, latencies[number], evidence.metrics[number],
+            sparse=work.sparse and number == 0, compress=work.compress,
+        )
         for number, (proto, total) in enumerate(zip(work.models, work.costs, strict=True))
-    ]
+    ]  # fmt: skip
     proof = Proof()
     if evidence.proof is not None:
         found = evidence.proof

@@ -13,7 +13,9 @@ from onnxprune.channels.explain import Link, frozen_axes
 from onnxprune.channels.facts import SPATIAL
 from onnxprune.channels.groups import ChannelGroup, Channels
 from onnxprune.model.cost import Cost
+from onnxprune.model.external import weights_files
 from onnxprune.model.io import digest, model_bytes
+from onnxprune.model.sparse import compressed_size
 from onnxprune.report.schema import Environment, FrozenRow, GroupRow, Latency, LinkRow, NodeRow, Report, Side
 from onnxprune.runtime.session import SessionOptions, environment
 
@@ -24,9 +26,23 @@ def describe_side(
     path: Path | None,
     latency: Latency | None = None,
     metrics: Mapping[str, float | None] | None = None,
+    *,
+    sparse: bool = False,
+    compress: bool = False,
 ) -> Side:
-    """Returns one side of a report; the digest is the file's if there is one, the size counts weights beside it."""
-    size = None if proto is None else model_bytes(proto)
+    """Returns one side of a report; the digest is the file's if there is one, the size counts weights beside it.
+
+    Args:
+        proto: The model as it is, or would be, stored.
+        total: What it costs.
+        path: The file that it was read from.
+        latency: Its latency, where it was measured.
+        metrics: What it reaches.
+        sparse: Whether the file holds weights in sparse form, so that it is not as large as the model in memory.
+        compress: Whether to tell the compressed size too.
+    """
+    files = [] if path is None or not sparse else [path, *weights_files(path)]
+    size = None if proto is None else sum(file.stat().st_size for file in files) or model_bytes(proto)
     checksum = None
     if path is not None:
         checksum = digest(path)
@@ -39,10 +55,16 @@ def describe_side(
         nonzero_parameters=total.nonzero_parameters if total else None,
         macs=total.macs if total and not total.uncounted else None,
         bytes=size,
+        compressed_bytes=_compressed(proto, path) if compress or sparse else None,
         nodes=total.nodes if total else None,
         latency_ms=latency,
         metrics=dict(metrics or {}),
     )
+
+
+def _compressed(proto: onnx.ModelProto | None, path: Path | None) -> int | None:
+    source = proto if path is None else path
+    return None if source is None else compressed_size(source)
 
 
 def describe_file(report: Report, path: str | os.PathLike[str]) -> Report:

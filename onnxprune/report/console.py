@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from onnxprune.report import patterns, summary, units
+from onnxprune.report import grains, patterns, summary, units
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from onnxprune.report.schema import GroupRow, LinkRow, Report
+    from onnxprune.report.schema import BlockRow, GroupRow, LinkRow, Report
 
 _GROUPS_SHOWN = 12
+_BLOCKS_SHOWN = 8
 _REASONS_SHOWN = 8
 _PLACES_SHOWN = 3
 _LINKS_SHOWN = 6
@@ -25,7 +26,7 @@ _ALL = 10**9
 
 
 def render(report: Report, console: Console, *, full: bool = False) -> None:
-    """Print what changed: figures before and after, the proof, the fidelity, the groups, and what is in doubt.
+    """Print what changed: figures before and after, the proof, the fidelity, what went, and what is in doubt.
 
     Long lists are folded unless ``full``.
     """
@@ -56,8 +57,10 @@ def render(report: Report, console: Console, *, full: bool = False) -> None:
     allocation = summary.allocation_sentence(report)
     if allocation is not None:
         _line(console, allocation)
+    _blocks(report, console, full=full)
     touched = [group for group in report.groups if group.removed > 0]
     _groups(sorted(touched, key=lambda group: -group.removed), console, removed=True, full=full)
+    _zeros(report, console, full=full)
     _frozen(report, console, full=full)
     _notices(report, console)
 
@@ -78,6 +81,7 @@ def render_inspection(report: Report, console: Console, *, full: bool = False) -
         _line(console, summary.headline(report), "" if free else "yellow")
     widest = sorted(free, key=lambda group: -group.units * (group.unit_size or 1))
     _groups(widest, console, removed=False, full=full)
+    _blocks(report, console, full=full)
     _frozen(report, console, full=full)
     _notices(report, console)
 
@@ -162,6 +166,47 @@ def _groups(groups: Sequence[GroupRow], console: Console, *, removed: bool, full
         table.add_row(_text(group.name, console), *cells, note)
     console.print(table)
     _more(console, len(groups) - shown)
+
+
+def _blocks(report: Report, console: Console, *, full: bool) -> None:
+    """Print the blocks that went, or that can go, and with ``full`` the others and why they are not among them."""
+    sentence = grains.blocks_sentence(report)
+    if sentence is None:
+        return
+    _line(console, sentence)
+    rows = grains.shown_blocks(report)
+    shown = len(rows) if full else _BLOCKS_SHOWN
+    columns = grains.BLOCK_COLUMNS[: 2 if report.after is None else 3]
+    if rows:
+        table = _table(*columns)
+        for row in rows[:shown]:
+            table.add_row(*(_text(cell, console) for cell in grains.block_cells(row)[: len(columns)]))
+        console.print(table)
+    _more(console, len(rows) - shown, " blocks")
+    others: list[BlockRow] = grains.other_blocks(report) if full else []
+    for row in others:
+        _line(console, f"  {row.name}: {grains.block_note(row)}", "dim")
+
+
+def _zeros(report: Report, console: Console, *, full: bool) -> None:
+    if not grains.wants_zeros(report):
+        return
+    _line(console, grains.zeros_sentence(report))
+    rows, reasons = grains.zero_rows(report), grains.dense_reasons(report)
+    shown = len(rows) if full else _GROUPS_SHOWN
+    table = _table(*grains.ZERO_COLUMNS)
+    table.columns[1].justify = table.columns[2].justify = "left"
+    for cells in rows[:shown]:
+        table.add_row(*(_text(cell, console) for cell in cells))
+    if rows:
+        console.print(table)
+    _more(console, len(rows) - shown, " tensors")
+    most = _ALL if full else _REASONS_SHOWN
+    for reason, nodes in reasons[:most]:
+        names = nodes if full else nodes[:_PLACES_SHOWN]
+        more = "" if len(names) == len(nodes) else f" and {len(nodes) - len(names):,} more"
+        _line(console, f"  dense: {', '.join(names)}{more}: {reason}", "dim")
+    _more(console, len(reasons) - most, " reasons", "  ")
 
 
 def _frozen(report: Report, console: Console, *, full: bool) -> None:

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from onnxprune.errors import UsageError
-from onnxprune.report import patterns, summary, units
+from onnxprune.report import grains, patterns, summary, units
 from onnxprune.report.schema import Latency, NodeRow, Report, Side
 
 _GROUPS_SHOWN = 40
@@ -77,6 +77,8 @@ def to_html(report: Report) -> str:
     )
     environment.filters["pretty"] = _pretty
     environment.filters["printable"] = units.printable
+    environment.filters["block_cells"] = grains.block_cells
+    environment.filters["pattern_cells"] = patterns.cells
     return environment.get_template("report.html.j2").render(_context(report, drawing)) + "\n"
 
 
@@ -85,6 +87,8 @@ def _context(report: Report, drawing: str | None) -> dict[str, Any]:
         "report": report,
         "units": units,
         "patterns": patterns,
+        "grains": grains,
+        "rows_shown": _GROUPS_SHOWN,
         "title": _title(report),
         "headline": summary.headline(report),
         "notices": summary.notices(report),

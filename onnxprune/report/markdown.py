@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from onnxprune.report import patterns, summary, units
+from onnxprune.report import grains, patterns, summary, units
 from onnxprune.report.schema import Report, Side
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$&])")
@@ -19,7 +19,9 @@ def to_markdown(report: Report) -> str:
         [f"> **Warning**: {_escaped(warning)}" for warning in report.warnings],
         _figures(report),
         _proof(report),
+        _blocks(report),
         _groups(report),
+        _zeros(report),
         _frozen(report),
         _patterns(report),
         _provenance(report),
@@ -54,6 +56,28 @@ def _proof(report: Report) -> list[str]:
     if report.proof.inexact_groups:
         parts.append("Outside the proof: " + ", ".join(map(_code, report.proof.inexact_groups)) + ".")
     return ["## Proof and fidelity", *parts] if parts else []
+
+
+def _blocks(report: Report) -> list[str]:
+    sentence = grains.blocks_sentence(report)
+    if sentence is None:
+        return []
+    columns = grains.BLOCK_COLUMNS[: 2 if report.after is None else 3]
+    cells = [grains.block_cells(row)[: len(columns)] for row in grains.shown_blocks(report)]
+    table = [_table(columns, [(_code(name), *others) for name, *others in cells])] if cells else []
+    refused = [(_code(row.name), _escaped(row.reason)) for row in report.blocks if row.reason is not None]
+    parts = ["## Blocks", _sentence(_escaped(sentence)), *table]
+    return [*parts, _table(("cannot be dropped", "reason"), refused)] if refused else parts
+
+
+def _zeros(report: Report) -> list[str]:
+    if not grains.wants_zeros(report):
+        return []
+    rows = [(_code(name), _code(node), *others) for name, node, *others in grains.zero_rows(report)]
+    dense = [(_escaped(reason), ", ".join(map(_code, nodes))) for reason, nodes in grains.dense_reasons(report)]
+    parts = ["## Zeros in weights", _sentence(_escaped(grains.zeros_sentence(report)))]
+    parts += [_table(grains.ZERO_COLUMNS, rows)] if rows else []
+    return parts + ([_table(("stays dense because", "operators"), dense)] if dense else [])
 
 
 def _groups(report: Report) -> list[str]:
@@ -123,6 +147,7 @@ _RIGHT = frozenset(
         *("before", "after", "change", "model", "groups"),
         *("units before", "units after", "removed"),
         *patterns.COLUMNS[2:],
+        *grains.BLOCK_COLUMNS[1:],
     ]
 )
 

@@ -51,7 +51,11 @@ class Latency:
 
 @dataclass(frozen=True)
 class Side:
-    """One model file: what it holds, what it costs, what it reaches."""
+    """One model file: what it holds, what it costs, what it reaches.
+
+    ``bytes`` are those that it takes as it is stored, ``compressed_bytes`` those that gzip makes of it, which are told
+    where zeros are what the file is about.
+    """
 
     path: str | None = None
     sha256: str | None = None
@@ -59,6 +63,7 @@ class Side:
     nonzero_parameters: int | None = None
     macs: int | None = None
     bytes: int | None = None
+    compressed_bytes: int | None = None
     nodes: int | None = None
     latency_ms: Latency | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from onnxprune.channels.facts import SPATIAL
-from onnxprune.report import patterns, units
+from onnxprune.report import grains, patterns, units
 from onnxprune.report.schema import FrozenRow, GroupRow, Report, Side
 
 _PREFERRED_METRICS = ("top1", "accuracy", "top5", "agreement", "cosine")
@@ -68,7 +68,7 @@ def higher_is_better(name: str) -> bool:
 
 
 def comparison(report: Report) -> tuple[Row, ...]:
-    """Before against after: parameters, MACs, size, nodes, latency, then each metric."""
+    """Before against after: parameters, MACs, size, nodes, latency, then each metric; what says nothing is left out."""
     before, after = report.before, report.after or Side()
     rows = [
         Row("parameters", units.count(before.parameters), units.count(after.parameters), *_change(report, "parameters"))
@@ -88,10 +88,19 @@ def comparison(report: Report) -> tuple[Row, ...]:
     rows += [
         Row(MACS, units.macs(before.macs), units.macs(after.macs), *_change(report, "macs")),
         Row("file size", units.size(before.bytes), units.size(after.bytes), *_change(report, "bytes")),
+        *_compressed(before, after),
         Row("nodes", units.count(before.nodes), units.count(after.nodes), units.change(nodes), nodes),
         latency_row(report),
     ]
     return tuple(rows + metric_rows(report))
+
+
+def _compressed(before: Side, after: Side) -> list[Row]:
+    if before.compressed_bytes is None and after.compressed_bytes is None:
+        return []
+    ratio = _divided(after.compressed_bytes, before.compressed_bytes)
+    old, new = units.size(before.compressed_bytes), units.size(after.compressed_bytes)
+    return [Row("compressed", old, new, units.change(ratio), ratio)]
 
 
 def latency_row(report: Report) -> Row:
@@ -175,8 +184,8 @@ def sizes_words(report: Report) -> str | None:
 
 
 def wants_proof(report: Report) -> bool:
-    """True where a proof was run, or should have been because units went."""
-    return report.proof.checked or prunable_units(report)[1] > 0
+    """True where a proof was run, or should have been because units or blocks went."""
+    return report.proof.checked or prunable_units(report)[1] > 0 or any(block.dropped for block in report.blocks)
 
 
 def proof_sentence(report: Report) -> str:
@@ -228,8 +237,8 @@ def headline(report: Report) -> str:
         free, _ = prunable_units(report)
         groups = sum(group.frozen is None for group in report.groups)
         words = f"{free:,} unit{_s(free)} in {groups:,} channel group{_s(groups)} can be pruned"
-        return words if report.groups else "the model as it is"
-    parts = []
+        return ", ".join([words, *grains.headline_parts(report)]) if report.groups else "the model as it is"
+    parts = grains.headline_parts(report)
     if report.ratios.latency.median is not None:
         parts.append(units.speed(report.ratios.latency.median))
     if report.ratios.macs is not None:

@@ -4,32 +4,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.channels.facts import Attribute, Count, Operand, Positions
-from onnxprune.channels.groups import Channels, analyze
+from onnxprune.channels.groups import Channels
 from onnxprune.errors import SurgeryError
 from onnxprune.model.graph import stored_tensors
 from onnxprune.model.io import Graph, read_values, write_values
 from onnxprune.model.shapes import Shapes, ShapeWalk, node_name, opset_of
-from onnxprune.plan.plan import Plan
 from onnxprune.surgery.gone import Gone, Removals
 from onnxprune.surgery.lengths import restore_lengths
 from onnxprune.surgery.operands import Operands
 from onnxprune.surgery.statistics import keep_statistics
-
-
-def apply(model: object, plan: Plan) -> Graph:
-    """Returns a copy of a model without the units that a plan names.
-
-    Args:
-        model: A path, a ``ModelProto``, a graph, or the analysis of one.
-        plan: The plan.
-
-    Raises:
-        PlanError: the plan was made for another model.
-        SurgeryError: a shape did not come out as it must.
-    """
-    channels = model if isinstance(model, Channels) else analyze(model, inexact=bool(plan.options.get("inexact")))
-    plan.check(channels)
-    return slice_channels(channels, plan.removals)
 
 
 def slice_channels(channels: Channels, removals: Removals) -> Graph:

@@ -1,5 +1,6 @@
 """A command line to run in this process, and a small model to run it on."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,73 @@ def small(tmp_path: Path) -> Path:
     path = tmp_path / "small.onnx"
     onnx.save(small_model(), path)
     return path
+
+
+def residual_model(blocks: int = 3, width: int = 16) -> onnx.ModelProto:
+    """Residual blocks of two convolutions each between a stem and a linear layer, which outputs are called after."""
+    generator = np.random.default_rng(0)
+    shapes: dict[str, tuple[int, ...]] = {"w0": (width, 3, 3, 3), "k": (width, 4)}
+    nodes = ["[stem] a0 = Conv <pads = [1, 1, 1, 1]> (x, w0) r0 = Relu (a0)"]
+    for n in range(1, blocks + 1):
+        shapes |= {f"u{n}": (width, width, 3, 3), f"v{n}": (width, width, 3, 3)}
+        nodes.append(f"[first{n}] a{n} = Conv <pads = [1, 1, 1, 1]> (r{n - 1}, u{n}) b{n} = Relu (a{n})")
+        nodes.append(f"[second{n}] c{n} = Conv <pads = [1, 1, 1, 1]> (b{n}, v{n}) s{n} = Add (c{n}, r{n - 1})")
+        nodes.append(f"[block{n}] r{n} = Relu (s{n})")
+    nodes.append(f"p = GlobalAveragePool (r{blocks}) f = Flatten (p) [head] y = Gemm (f, k)")
+    weights = {
+        name: (generator.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    return build("agraph (float[N, 3, 8, 8] x) => (float[N, 4] y) {" + " ".join(nodes) + "}", **weights)
+
+
+@pytest.fixture
+def residual(tmp_path: Path) -> Path:
+    """A network of three residual blocks of 16 channels."""
+    path = tmp_path / "residual.onnx"
+    onnx.save(residual_model(), path)
+    return path
+
+
+@pytest.fixture
+def deep_residual(tmp_path: Path) -> Path:
+    """A network of thirty residual blocks of eight channels."""
+    path = tmp_path / "deep.onnx"
+    onnx.save(residual_model(30, 8), path)
+    return path
+
+
+@pytest.fixture
+def unlabelled(tmp_path: Path) -> Path:
+    """Forty samples for the networks here."""
+    path = tmp_path / "unlabelled.npz"
+    np.savez(path, x=np.random.default_rng(0).standard_normal((40, 3, 8, 8), np.float32))
+    return path
+
+
+@pytest.fixture
+def report_of(command: Command) -> Callable[..., dict]:
+    """Slims without timing, in steps of four channels, and returns the JSON report; ``code`` is the expected one."""
+
+    def run(model: Path, *options: object, code: int = 0) -> dict:
+        found = command("slim", model, "--round-to", 4, "--no-latency", "--json", "--force", *options)
+        assert found.code == code, found
+        return json.loads(found.out)
+
+    return run
+
+
+@pytest.fixture
+def replay(command: Command) -> Callable[..., bytes]:
+    """Applies a stored plan without timing, and returns the bytes of the result."""
+
+    def run(model: Path, plan: Path, *options: object) -> bytes:
+        out = plan.with_name("replayed.onnx")
+        found = command("slim", model, "--plan", plan, "--no-latency", "-q", "-o", out, "--force", *options)
+        assert found.code == 0, found
+        return out.read_bytes()
+
+    return run
 
 
 @pytest.fixture

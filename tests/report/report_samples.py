@@ -39,6 +39,7 @@ def full_report() -> Report:
         nonzero_parameters=25_557_032,
         macs=4_090_000_000,
         bytes=102_400_000,
+        compressed_bytes=95_000_000,
         nodes=175,
         latency_ms=Latency(20.0, 24.0, 24.0, 26.0, 28.0, 33.0, 36.0, 41.7),
         metrics={"top1": 0.921},
@@ -50,6 +51,7 @@ def full_report() -> Report:
         nonzero_parameters=6_389_258,
         macs=2_045_000_000,
         bytes=51_200_000,
+        compressed_bytes=23_750_000,
         nodes=161,
         latency_ms=Latency(10.0, 12.0, 12.0, 13.0, 14.0, 16.0, 18.0, 83.3),
         metrics={"top1": 0.919},
@@ -80,12 +82,27 @@ def full_report() -> Report:
             FrozenRow("odd", "Odd", "odd.weight", 0, 8, "odd_a", "no channel rule for Odd", True),
             FrozenRow("conv1", "Conv", "conv1.weight", 2, 3, "conv1.weight", "spatial or kernel axis"),
         ),
-        blocks=(BlockRow("block1", True), BlockRow("block2", False, "its input and output differ in shape")),
+        blocks=(
+            BlockRow("block1", True, None, 1_180_160, None, 0.0312),
+            BlockRow("block1.conv", False, None, 590_080, "block1"),
+            BlockRow("block2", False, "its input and output differ in shape", 2_000_000),
+            BlockRow("block3", True, None, 4_000, None, 0.0101),
+            *(BlockRow(f"stage{number}", False, None, 1000) for number in range(50)),
+        ),
         nodes=tuple(
             NodeRow(f"node{number}", "Conv", 1000 * number, 500 * number, 0.1 * number, 0.05 * number)
             for number in range(60)
         ),
-        sparsity=Sparsity("2:4", 0.5, (SparseTensor("fc.weight", 0.5, "2:4"),)),
+        sparsity=Sparsity(
+            "2:4",
+            0.5,
+            (SparseTensor("fc.weight", 0.5, "2:4"), *(SparseTensor(f"w{n}", 0.5, "2:4", f"m{n}") for n in range(50))),
+            (
+                LeftNode("stem", "it is the first that reads the input"),
+                LeftNode("deep1", "it is depthwise: each of its few weights matters"),
+                LeftNode("deep2", "it is depthwise: each of its few weights matters"),
+            ),
+        ),
         quantization=Quantization("ort-cpu", 50, 53, (LeftNode("fc", "its weights are half zero"),), Fusion(48, 50)),
         recovery=Recovery(
             "reconstruct", (RecoveredLayer("conv1", 0.3, 0.1, True), RecoveredLayer("conv2", 0.1, 0.2, False))
@@ -110,6 +127,10 @@ def inspection() -> Report:
         command="inspect",
         before=Side(path="model.onnx", parameters=1000, macs=2000, bytes=4000, nodes=7),
         groups=(GroupRow("conv1", 64, axes=4), GroupRow("head", 10, frozen="graph output 'logits'", axes=2)),
-        blocks=(BlockRow("block1"), BlockRow("block2", reason="its input and output differ in shape")),
+        blocks=(
+            BlockRow("block1", parameters=500),
+            BlockRow("block1.conv", parameters=250, parent="block1"),
+            BlockRow("block2", reason="its input and output differ in shape"),
+        ),
         nodes=(NodeRow("conv1", "Conv", 1500), NodeRow("head", "Gemm", 500)),
     )

@@ -9,7 +9,17 @@ from report_samples import full_report, inspection
 from onnxprune.errors import UsageError
 from onnxprune.report.charts import latency_svg
 from onnxprune.report.html import to_html
-from onnxprune.report.schema import GroupRow, NodeRow, Recovery, Report, Side
+from onnxprune.report.schema import (
+    BlockRow,
+    GroupRow,
+    LeftNode,
+    NodeRow,
+    Recovery,
+    Report,
+    Side,
+    SparseTensor,
+    Sparsity,
+)
 
 VOID = {"meta", "br", "use", "path"}
 
@@ -80,6 +90,11 @@ def test_the_page_shows_the_figures(page):
         "11 more",
         "the other 34 nodes",
         "2 no channel rule for Odd",
+        "Dropped 2 of 52 blocks.",
+        "52 others",
+        "block1.conv lies within block1",
+        "50.0 % of the weights of 51 tensors are zero (2:4), 3 operators stay dense.",
+        "2 dense: it is depthwise: each of its few weights matters",
         "differ by at most 2.1e-06 of the largest output",
         "CPUExecutionProvider",
         "a" * 64,
@@ -104,6 +119,8 @@ def test_names_are_text_and_never_markup():
         options={evil: evil},
         before=replace(full_report().before, path=evil, sha256=evil, metrics={evil: 0.5}),
         groups=(GroupRow(evil, 4, 2), GroupRow(evil, 4, frozen=evil)),
+        blocks=(BlockRow(evil, True), BlockRow(evil + "2", False, evil), BlockRow(evil + "3", False, None, 1, evil)),
+        sparsity=Sparsity(evil, 0.5, (SparseTensor(evil, 0.5, evil, evil),), (LeftNode(evil, evil),)),
         nodes=(NodeRow(evil, evil, 5, 5),),
         warnings=(evil,),
         seconds={evil: 1.0},

@@ -16,6 +16,7 @@ SIDE = {
     "nonzero_parameters": None,
     "macs": None,
     "bytes": None,
+    "compressed_bytes": None,
     "nodes": None,
     "latency_ms": dict.fromkeys(("min", "mean", "median", "p90", "p95", "p99", "max", "throughput")),
     "metrics": {"top1": None},
@@ -60,7 +61,7 @@ KEYS = {
         "pattern": None,
         "fraction": None,
         "tensors": [dict.fromkeys(("name", "fraction", "pattern", "node", "axis", "groups", "violations", "reason"))],
-        "dense": [],
+        "dense": [{"node": None, "reason": None}],
     },
     "quantization": {
         "target": None,

@@ -1,14 +1,26 @@
 import io
+import re
 from dataclasses import replace
 
 import pytest
 from report_samples import full_report, inspection
 from rich.console import Console
 
-from onnxprune.report import summary, units
+from onnxprune.report import grains, summary, units
 from onnxprune.report.console import render, render_inspection
 from onnxprune.report.markdown import to_markdown
-from onnxprune.report.schema import AllocationRow, GroupRow, LatencyRatio, Proof, Ratios, Recovery, Report, Side
+from onnxprune.report.schema import (
+    AllocationRow,
+    BlockRow,
+    GroupRow,
+    LatencyRatio,
+    Proof,
+    Ratios,
+    Recovery,
+    Report,
+    Side,
+    Sparsity,
+)
 
 
 def printed(report, draw=render, encoding=None, terminal=False):
@@ -184,6 +196,77 @@ def test_markdown_names_cannot_become_markup():
     assert "`` a`\\|b ``" in text
     assert "<img" not in text.replace("\\<img", "")
     assert "\\| \\[x\\](y)" in text
+
+
+def test_blocks_that_went_are_named_with_what_they_cost():
+    report = full_report()
+    text, full = printed(report), printed(report, lambda *given: render(*given, full=True))
+    assert "dropped 2 of 52 blocks" in text
+    assert re.search(r"block3 +4.00 k +0.01\nblock1 +1.18 M +0.031\n", text)
+    assert "block1.conv" not in text
+    assert "  block1.conv: lies within block1\n" in full
+    assert "  block2: cannot be dropped: its input and output differ in shape\n" in full
+    assert "  stage49: stays\n" in full
+    page = to_markdown(report)
+    assert "## Blocks\n\nDropped 2 of 52 blocks.\n" in page
+    assert "| `block3` | 4.00 k | 0.01 |\n| `block1` | 1.18 M | 0.031 |" in page
+    assert "| `block2` | its input and output differ in shape |" in page
+
+
+def test_a_score_that_is_not_known_is_left_out():
+    replayed = BlockRow("block1", True, None, 1000)
+    assert grains.block_cells(replayed) == ("block1", "1.00 k", "")
+    assert grains.block_cells(replace(replayed, score=2304.0)) == ("block1", "1.00 k", "2,304")
+
+
+def test_an_inspection_says_which_blocks_can_go():
+    text, full = printed(inspection()), printed(inspection(), lambda *given: render(*given, full=True))
+    assert "can be pruned, 1 block can be dropped\n" in text
+    assert "1 block can be dropped, 1 more lies within them, 1 cannot\n" in text
+    assert "score" not in text
+    assert "block2" not in text
+    assert "block2: cannot be dropped: its input and output differ in shape" in full
+    assert "## Blocks" in to_markdown(inspection())
+
+
+def test_a_report_without_blocks_says_nothing_of_them():
+    stays = replace(full_report(), blocks=(BlockRow("block1"),))
+    for report in (stays, replace(full_report(), blocks=())):
+        assert "block" not in printed(report)
+        assert "Blocks" not in to_markdown(report)
+        assert "block" not in summary.headline(report)
+
+
+def test_zeros_are_listed_and_what_stays_dense_is_folded():
+    report = full_report()
+    text, full = printed(report), printed(report, lambda *given: render(*given, full=True))
+    assert "50.0 % of the weights of 51 tensors are zero (2:4), 3 operators stay dense\n" in text
+    assert "... and 39 more tensors: -v lists all" in text
+    assert "  dense: deep1, deep2: it is depthwise: each of its few weights matters\n" in text
+    assert "w49" not in text
+    assert "w49" in full
+    page = to_markdown(report)
+    assert "| `w49` | `m49` | 2:4 | 50.0 % |" in page
+    assert "| it is depthwise: each of its few weights matters | `deep1`, `deep2` |" in page
+    assert "zero (" not in printed(replace(report, sparsity=Sparsity()))
+
+
+def test_the_headline_names_every_grain():
+    assert summary.headline(full_report()).startswith(
+        "2 of 52 blocks dropped, 50 % zeros (2:4), 2.00x faster, -50 % MACs"
+    )
+
+
+def test_the_compressed_size_is_a_row_where_it_is_known():
+    rows = {row.label: row for row in summary.comparison(full_report())}
+    assert rows["compressed"] == summary.Row("compressed", "95.0 MB", "23.8 MB", "-75 %", 0.25)
+    assert "compressed" not in {row.label for row in summary.comparison(inspection())}
+
+
+def test_blocks_alone_want_a_proof():
+    report = replace(full_report(), groups=(), proof=Proof())
+    assert summary.wants_proof(report)
+    assert not summary.wants_proof(replace(report, blocks=()))
 
 
 def test_the_allocation_that_won_stands_first():
