@@ -61,7 +61,7 @@ ENDS = (".onnx", ".refused")
 
 EXPORTERS = ("torchscript", "dynamo")
 
-OPSETS = {"torchscript": (13, 17, 18, 19, 20), "dynamo": (18, 20, 23), "ort": (17,), "int8": (17,)}
+OPSETS = {"torchscript": (13, 17, 18, 19, 20), "dynamo": (18, 19, 20, 23), "ort": (17,), "int8": (17,)}
 """The newer exporter writes opset 18 and later only. ``ort`` and ``int8`` are made from the export at opset 17."""
 
 DERIVED = re.compile(

@@ -6,7 +6,7 @@ from onnxprune.channels.groups import Channels, analyze
 from onnxprune.commands.choose import Choice, Setting, choose_plan
 from onnxprune.commands.depth import Depth, blocks_of, dropped
 from onnxprune.commands.masks import mask_plan, plan_rows
-from onnxprune.commands.parts import asks, asks_generally, check_selected
+from onnxprune.commands.parts import asks, asks_generally, check_selected, rules_of
 from onnxprune.commands.repair import Repair
 from onnxprune.commands.stopwatch import Stopwatch
 from onnxprune.commands.task import Task
@@ -17,6 +17,8 @@ from onnxprune.model.sizes import infer_shapes
 from onnxprune.plan.masks import MaskPlan
 from onnxprune.plan.plan import Plan, plan_of
 from onnxprune.plan.select import named_blocks, named_groups, named_weights
+from onnxprune.recover.masking import CRITERIA
+from onnxprune.slim import Recipe
 from onnxprune.surgery.apply import stored_masks
 from onnxprune.surgery.drop import drop_blocks
 from onnxprune.surgery.slice import slice_channels
@@ -44,6 +46,12 @@ class Cut:
         stored = {tensor.name for _, tensor in stored_tensors(self.original.graph)}
         weights = tuple(row for row in self.choice.plan.weights if row[0] in stored)
         return replace(self.choice.plan, weights=weights, blocks=self.depth.names, masks=plan_rows(self.masks))
+
+
+    @property
+    def only_masks(self) -> bool:
+        """Whether no operator became smaller: what runs is the same, and times differ by noise."""
+        return self.masks is not None and not self.depth.gone and not self.choice.plan.removals
 
 
 def cut(task: Task, watch: Stopwatch) -> Cut:
@@ -76,9 +84,16 @@ def cut(task: Task, watch: Stopwatch) -> Cut:
         sliced = slice_channels(channels, choice.plan.removals)
         masks = _masks(sliced, task)
     result = Cut(original, shallow, channels, depth, choice, sliced, masks)
-    if result.plan.empty and stored is None and not asks_generally(recipe):
+    if result.plan.empty and stored is None and _asks_for_some(recipe):
         raise PlanError("what is asked for rounds to nothing: ask for more")
     return result
+
+
+def _asks_for_some(recipe: Recipe) -> bool:
+    """Whether blocks or weights are asked for, more than none; channels have sentences of their own."""
+    return not asks_generally(recipe) and any(
+        getattr(one, name) for one in (recipe, *rules_of(recipe)) for name in ("layers", "sparsity", "threshold", "nm")
+    )
 
 
 def _without_blocks(original: Channels, shallow: Graph, task: Task, *, inexact: bool) -> tuple[Channels, Channels]:
@@ -109,5 +124,8 @@ def _masks(sliced: Graph, task: Task) -> MaskPlan | None:
         raise UsageError("the plan says already which weights go: leave out --sparsity, --threshold and --nm")
     if not asked and not held:
         return None
+    unknown = [row.criterion for row in held if row.criterion not in (None, *CRITERIA)]
+    if unknown:
+        raise PlanError(f"the plan names the mask score {unknown[0]!r}, which there is not: make the plan anew")
     shapes = infer_shapes(sliced, task.inputs.sizes)
     return stored_masks(sliced, shapes, held) if held else mask_plan(sliced, shapes, task.recipe)

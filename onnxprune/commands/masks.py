@@ -30,13 +30,14 @@ def mask_demand(recipe: Recipe, rule: Rule | None) -> MaskDemand | None:
     """Returns what a recipe, or a rule of it, asks of the weights; ``None`` where it asks for no zeros."""
     asked: Recipe | Rule = recipe if rule is None else rule
     least = asked.nm_min_channels or recipe.nm_min_channels or WIDE.get(recipe.target, 1)
+    criterion = asked.mask_score or recipe.mask_score
     if asked.nm is not None:
-        return MaskDemand(pattern_of(asked.nm), nm_min_channels=least)
+        return MaskDemand(pattern_of(asked.nm), nm_min_channels=least, criterion=criterion)
     if asked.sparsity is None and asked.threshold is None:
         return None
     pattern = Unstructured() if asked.block is None else pattern_of(asked.block)
     allocation = "uniform" if recipe.allocation == "uniform" or asked.block is not None else "global"
-    return MaskDemand(pattern, asked.sparsity or 0.0, asked.threshold, allocation)
+    return MaskDemand(pattern, asked.sparsity or 0.0, asked.threshold, allocation, criterion=criterion)
 
 
 def mask_plan(graph: Graph, shapes: Shapes, recipe: Recipe) -> MaskPlan | None:
@@ -85,7 +86,7 @@ def _among(names: set[str], node: str, tensor: str) -> bool:
 def plan_rows(masks: MaskPlan | None) -> tuple[MaskRow, ...]:
     """Returns masks as a plan keeps them."""
     tensors = () if masks is None else masks.tensors
-    return tuple(MaskRow(one.name, str(one.pattern), one.zeros, one.fixed) for one in tensors)
+    return tuple(MaskRow(one.name, str(one.pattern), one.zeros, one.fixed, one.criterion) for one in tensors)
 
 
 def named_masks(graph: Graph, shapes: Shapes) -> dict[str, Named]:

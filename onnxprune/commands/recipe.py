@@ -17,8 +17,8 @@ from onnxprune.recover.masking import CRITERIA
 from onnxprune.recover.recover import needs_samples
 from onnxprune.slim import Recipe
 
-DECIDED = ("channels", "layers", "max_macs", "max_params", "score", "layer_score", "allocation", "round_to", "include",
-           "exclude", "recipe")  # fmt: skip
+DECIDED = ("recipe", "channels", "layers", "max_macs", "max_params", "score", "layer_score", "allocation", "round_to",
+           "include", "exclude")  # fmt: skip
 """Options that a plan has decided already."""
 
 AMOUNTS = ("channels", "layers", "sparsity", "threshold", "nm", "max_macs", "max_params")
@@ -102,15 +102,20 @@ def _check_choice(recipe: Recipe) -> None:
         raise UsageError(f"{' and '.join(zeros)} exclude each other: give one of them, or a --recipe with rules")
     if recipe.block is not None and recipe.sparsity is None:
         raise UsageError("--block says where zeros stand and not how many: give --sparsity as well")
-    if recipe.mask_score is not None and recipe.mask_score not in CRITERIA:
-        raise UsageError(f"there is no mask score {recipe.mask_score!r}: choose one of {', '.join(CRITERIA)}")
+    for name in mask_scores(recipe):
+        if name not in CRITERIA:
+            raise UsageError(f"there is no mask score {name!r}: choose one of {', '.join(CRITERIA)}")
+
+
+def mask_scores(recipe: Recipe) -> list[str]:
+    """Returns the mask scores that a recipe and its rules name."""
+    named = [recipe.mask_score, *(rule.mask_score for rule in rules_of(recipe))]
+    return [name for name in named if name is not None]
 
 
 def _check_plan(recipe: Recipe) -> None:
     if recipe.plan is None:
         return
-    if recipe.channels is not None:
-        raise UsageError("--channels and --plan exclude each other: a plan says already what goes")
     defaults = {item.name: item.default for item in fields(Recipe)}
     for name in DECIDED:
         if getattr(recipe, name) != defaults[name]:
@@ -120,10 +125,11 @@ def _check_plan(recipe: Recipe) -> None:
 def _check_samples(recipe: Recipe) -> None:
     if recipe.recover not in (None, NONE) and needs_samples(recipe.recover) and recipe.data is None:
         raise UsageError(f"the repair {recipe.recover!r} is fitted to samples: give --data, or choose fold")
-    if recipe.mask_score not in (None, "magnitude") and (recipe.data is None or repair_name(recipe) == NONE):
+    fitted = [name for name in mask_scores(recipe) if name != "magnitude"]
+    if fitted and (recipe.data is None or repair_name(recipe) == NONE):
         raise UsageError(
-            f"the mask score {recipe.mask_score!r} fits weights to samples: give --data and leave --recover at its "
-            "default, or choose magnitude"
+            f"the mask score {fitted[0]!r} fits weights to samples: give --data and leave --recover at its default, "
+            "or choose magnitude"
         )
     if recipe.data is not None or recipe.eval is not None:
         return

@@ -11,8 +11,8 @@
       - include: "*head*"        # a rule without amounts: nothing is done here
 
 The first rule that matches a name wins and says all amounts for it; amounts that the rule does not give are not asked
-for there. Other settings of a rule (``score``, ``recover`` and the like) stand before those of the file. Options that
-are given on the command line override those of the file, not its rules.
+for there. Other settings of a rule (``score``, ``mask_score`` and the like) stand before those of the file. Options
+that are given on the command line override those of the file, not its rules.
 """
 
 from __future__ import annotations
@@ -63,7 +63,6 @@ class Rule:
     score: str | None = None
     layer_score: str | None = None
     mask_score: str | None = None
-    recover: str | None = None
 
     @property
     def amounts(self) -> dict[str, float | int | str]:

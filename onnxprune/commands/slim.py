@@ -103,7 +103,8 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
     )
     report = build_report(work, watch.total())
     met = not missed(recipe, *costs)
-    return Result(small, report, found.plan, not report.ratios.latency.slower, met, graph.external, storage)
+    better = found.only_masks or not report.ratios.latency.slower
+    return Result(small, report, found.plan, better, met, graph.external, storage)
 
 
 def prove_cut(
@@ -193,7 +194,7 @@ def build_report(work: Work, seconds: dict[str, float]) -> Report:
             *choice.notes,
             *work.notes,
             *held_out_note(work),
-            *_warnings(work.cut.plan.empty, evidence, proof),
+            *_warnings(work.cut, evidence, proof),
         ),
         seconds=seconds,
         latency_samples=evidence.times,
@@ -215,7 +216,7 @@ def uncounted(total: Cost) -> tuple[str, ...]:
     return (f"MACs are unknown: {total.uncounted} nodes that multiply have unknown shapes; try --input-shape",)
 
 
-def _warnings(empty: bool, evidence: Evidence, proof: Proof) -> tuple[str, ...]:
+def _warnings(cut: Cut, evidence: Evidence, proof: Proof) -> tuple[str, ...]:
     notes = [
         *rounding_note(evidence.preparation, "the graph as given and as prepared for pruning"),
         *rounding_note(evidence.proof, "the masked original and the pruned model"),
@@ -226,8 +227,8 @@ def _warnings(empty: bool, evidence: Evidence, proof: Proof) -> tuple[str, ...]:
             "a normalization takes a statistic over the channels of inexact groups, "
             f"which stand outside the proof: {names}"
         )
-    if evidence.ratio.slower:
+    if evidence.ratio.slower and not cut.only_masks:
         notes.append("the result is slower than the original on this machine: prune more, or round to another multiple")
-    if empty:
+    if cut.plan.empty:
         notes.append("nothing was removed: the plan is empty")
     return tuple(notes)

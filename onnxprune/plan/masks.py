@@ -34,7 +34,8 @@ class MaskDemand:
     """What is asked for: a pattern with the fraction of zeros, or a magnitude below which weights go.
 
     ``allocation`` is ``uniform``, the same fraction everywhere, or ``global``: the lowest of all. N:M is taken only
-    where an operator has at least ``nm_min_channels`` inputs and as many outputs.
+    where an operator has at least ``nm_min_channels`` inputs and as many outputs. With samples, the ``criterion``
+    decides which weights go; ``None`` leaves that open.
     """
 
     pattern: Pattern
@@ -42,6 +43,7 @@ class MaskDemand:
     threshold: float | None = None
     allocation: str = "uniform"
     nm_min_channels: int = 1
+    criterion: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class MaskedTensor:
     """A stored tensor of which ``zeros`` of ``size`` weights become zero.
 
     ``results`` are the tensors that its operators write, ``nodes`` their names. With ``fixed``, magnitude alone decides
-    which weights go.
+    which weights go, otherwise the ``criterion``.
     """
 
     name: str
@@ -59,6 +61,7 @@ class MaskedTensor:
     zeros: int
     size: int
     fixed: bool = False
+    criterion: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ def masks_for(
     tensors = [
         MaskedTensor(
             name, tuple(one.operator for one in users), tuple(one.result for one in users), demand.pattern, zeros,
-            math.prod(users[0].source.stored.shape), demand.threshold is not None,
+            math.prod(users[0].source.stored.shape), demand.threshold is not None, demand.criterion,
         )
         for (name, users), zeros in zip(eligible.items(), counts, strict=True)
     ]  # fmt: skip

@@ -34,13 +34,15 @@ Positions = tuple[int, ...] | tuple[tuple[int, ...], ...]
 class MaskRow:
     """How many zeros a stored tensor gets, and their pattern: ``unstructured``, ``2:4``, ``1x4`` and the like.
 
-    With ``fixed``, magnitude alone decides which weights go, also where samples are given.
+    With ``fixed``, magnitude alone decides which weights go, also where samples are given; otherwise the ``criterion``,
+    by default the best.
     """
 
     tensor: str
     pattern: str
     zeros: int
     fixed: bool = False
+    criterion: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,13 @@ class Plan:
             options = dict(content.get("options", {}))
             blocks = tuple(str(name) for name in content.get("blocks", ()))
             masks = tuple(
-                MaskRow(str(m["tensor"]), str(m["pattern"]), int(m["zeros"]), bool(m.get("fixed", False)))
+                MaskRow(
+                    str(m["tensor"]),
+                    str(m["pattern"]),
+                    int(m["zeros"]),
+                    bool(m.get("fixed")),
+                    _word(m.get("criterion")),
+                )
                 for m in content.get("masks", ())
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -249,6 +257,10 @@ def _weights(channels: Channels, removals: Mapping[str, tuple[int, ...]]) -> tup
             rows = (lost_of[grid.axis] % grid.size).reshape(blocks, -1).tolist()
             found[axis] = tuple(map(tuple, rows)) if any(row != rows[0] for row in rows) else tuple(rows[0])
     return tuple((*axis, lost) for axis, lost in sorted(found.items()))
+
+
+def _word(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _positions(removed: list[Any]) -> Positions:

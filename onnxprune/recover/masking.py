@@ -47,7 +47,7 @@ def masked_graph(dense: Graph, plan: MaskPlan | None, criterion: str) -> tuple[G
     shapes = infer_shapes(dense)
     weights = {one.result: one for one in weights_of(dense, shapes)}
     decided = {
-        name: Masking(weights[name], one.pattern, one.zeros, CRITERIA[criterion])
+        name: Masking(weights[name], one.pattern, one.zeros, CRITERIA[one.criterion or criterion])
         for one in plan.tensors
         if not one.fixed
         for name in one.results

@@ -73,7 +73,7 @@ def stored_masks(graph: Graph, shapes: Shapes, rows: Sequence[MaskRow]) -> MaskP
         tensors.append(
             MaskedTensor(
                 row.tensor, tuple(one.operator for one in users), tuple(one.result for one in users),
-                pattern_of(row.pattern), row.zeros, groups * inputs * outputs, row.fixed,
+                pattern_of(row.pattern), row.zeros, groups * inputs * outputs, row.fixed, row.criterion,
             )
         )  # fmt: skip
     return MaskPlan(tuple(tensors)) if tensors else None

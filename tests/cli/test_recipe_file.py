@@ -36,7 +36,7 @@ rules:
     exclude: wide.2
     nm: 2 : 4
     nm-min-channels: 64
-    recover: none
+    mask_score: wanda
   - include: [head]
     sparsity: 0.5
     block: 1x4
@@ -77,7 +77,7 @@ def test_everything_that_a_file_can_say(tmp_path: Path):
         "preprocess": {"mean": "0.5", "std": ["0.5", "0.25"]},
     }
     assert found.rules == (
-        Rule(include=("wide*", "re:^stage"), exclude=("wide.2",), nm="2:4", nm_min_channels=64, recover="none"),
+        Rule(include=("wide*", "re:^stage"), exclude=("wide.2",), nm="2:4", nm_min_channels=64, mask_score="wanda"),
         Rule(include=("head",), sparsity=0.5, block="1x4", mask_score="wanda"),
         Rule(exclude=("*.2", "narrow"), layers=3),
         Rule(threshold=1e-3),
