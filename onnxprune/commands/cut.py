@@ -85,7 +85,7 @@ def cut(task: Task, watch: Stopwatch) -> Cut:
         masks = _masks(sliced, task)
     result = Cut(original, shallow, channels, depth, choice, sliced, masks)
     if result.plan.empty and stored is None and _asks_for_some(recipe):
-        raise PlanError("what is asked for rounds to nothing: ask for more")
+        raise PlanError("what is asked for rounds to nothing: ask for more, or for a whole number of blocks by --layers K")
     return result
 
 

@@ -96,7 +96,7 @@ def _runs(task: Task, number: int, progress: Progress | None) -> Runs | None:
 
 def _why_none(found: Sequence[Block]) -> str:
     reasons = [block.reason for block in found if block.reason is not None]
-    if len(reasons) < len(found):
+    if any(block.counts for block in found):
         return "no block that can be dropped is selected: loosen --include or --exclude"
     if reasons:
         most = max(reasons, key=reasons.count)
