@@ -12,7 +12,6 @@ from collection import collection
 
 from onnxprune.channels.blocks import Block
 from onnxprune.channels.groups import analyze
-from onnxprune.commands.depth import blocks_of
 from onnxprune.commands.inputs import Inputs, choose_inputs
 from onnxprune.commands.slim import run
 from onnxprune.errors import ValidationError
@@ -97,7 +96,7 @@ def blocks_table(sheet: Sheet, nets: Path | None, zoo: Path | None, only: Sequen
 def _row(label: str, key: str, path: Path) -> str:
     graph = load(str(path))
     inputs = choose_inputs(to_proto(graph), Recipe(layers=1))
-    blocks = blocks_of(analyze(graph, inputs.sizes))
+    blocks = analyze(graph, inputs.sizes).blocks
     counted = [block.name for block in blocks if block.counts]
     free = [block for block in blocks if block.reason is None]
     tried = [removed_alone(path, block, inputs) for block in free]

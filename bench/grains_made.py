@@ -12,7 +12,6 @@ from accuracy_sheet import Outcome, Sizes, Subject, cifar, judged, small
 from onnxprune.channels.blocks import Block
 from onnxprune.channels.groups import Channels, analyze
 from onnxprune.commands.bench import bench
-from onnxprune.commands.depth import blocks_of
 from onnxprune.commands.inputs import Inputs
 from onnxprune.commands.slim import run
 from onnxprune.model.cost import cost
@@ -91,7 +90,7 @@ class Ladder:
     def order(self) -> tuple[Block, ...]:
         """The blocks that can be dropped, the first one first, all or as many as are wanted."""
         channels, given = self._channels, self._inputs.given
-        blocks = [block for block in blocks_of(channels) if block.counts]
+        blocks = [block for block in channels.blocks if block.counts]
         count = len(blocks) if self.most is None else min(self.most, len(blocks))
         if not count or given is None:
             return ()

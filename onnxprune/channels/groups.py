@@ -13,6 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.channels.balance import Grid
+from onnxprune.channels.blocks import Block, find_blocks
 from onnxprune.channels.collect import Contraction, Edit, Statements, collect
 from onnxprune.channels.facts import Axis, Index
 from onnxprune.channels.price import overpriced
@@ -93,6 +94,11 @@ class Channels:
     def frozen(self) -> dict[Axis, str]:
         """The axes of stored weights of which nothing can go, and why."""
         return {axis: group.frozen for group in self.groups if group.frozen is not None for axis in group.weights}
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The parts of the graph that map a tensor to one of the same shape, those that can be dropped and others."""
+        return find_blocks(self.graph, self.shapes)
 
     def lost(self, removals: Mapping[str, Sequence[int]]) -> dict[Axis, Index]:
         """Returns the channels of every axis that go with the given units, in order."""

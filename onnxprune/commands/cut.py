@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from onnxprune.channels.groups import Channels, analyze
 from onnxprune.commands.choose import Choice, Setting, choose_plan
-from onnxprune.commands.depth import Depth, blocks_of, dropped
+from onnxprune.commands.depth import Depth, dropped
 from onnxprune.commands.masks import mask_plan, plan_rows
 from onnxprune.commands.parts import asks, asks_generally, check_selected, rules_of
 from onnxprune.commands.repair import Repair
@@ -22,6 +22,9 @@ from onnxprune.slim import Recipe
 from onnxprune.surgery.apply import stored_masks
 from onnxprune.surgery.drop import drop_blocks
 from onnxprune.surgery.slice import slice_channels
+
+RECORDED = ("layers", "layer_score", "sparsity", "threshold", "nm", "block", "mask_score")
+"""Options that a plan records beside those of the choice of channels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +50,6 @@ class Cut:
         weights = tuple(row for row in self.choice.plan.weights if row[0] in stored)
         return replace(self.choice.plan, weights=weights, blocks=self.depth.names, masks=plan_rows(self.masks))
 
-
     @property
     def only_masks(self) -> bool:
         """Whether no operator became smaller: what runs is the same, and times differ by noise."""
@@ -67,7 +69,7 @@ def cut(task: Task, watch: Stopwatch) -> Cut:
     deep = asks(recipe, "layers") or (stored is not None and bool(stored.blocks))
     with watch.stage("analyze"):
         original = whole = channels = analyze(task.graph, inputs.sizes, inexact=inexact)
-        found = blocks_of(original) if deep else ()
+        found = original.blocks if deep else ()
         others = (named_blocks(original.graph, found), named_weights(task.graph))
         check_selected(recipe, (named_groups(original), *others))
     depth, shallow = Depth(), original.graph
@@ -85,7 +87,9 @@ def cut(task: Task, watch: Stopwatch) -> Cut:
         masks = _masks(sliced, task)
     result = Cut(original, shallow, channels, depth, choice, sliced, masks)
     if result.plan.empty and stored is None and _asks_for_some(recipe):
-        raise PlanError("what is asked for rounds to nothing: ask for more, or for a whole number of blocks by --layers K")
+        raise PlanError(
+            "what is asked for rounds to nothing: ask for more, or for a whole number of blocks by --layers K"
+        )
     return result
 
 
@@ -112,9 +116,10 @@ def _choice(channels: Channels, task: Task, setting: Setting) -> Choice:
     if stored is not None:
         stored.check(channels)
         return Choice(stored)
-    if asks(recipe, "channels", "max_macs", "max_params"):
-        return choose_plan(channels, recipe, task.inputs, setting)
-    return Choice(plan_of(channels, {}))
+    narrower = asks(recipe, "channels", "max_macs", "max_params")
+    choice = choose_plan(channels, recipe, task.inputs, setting) if narrower else Choice(plan_of(channels, {}))
+    given = {name: getattr(recipe, name) for name in RECORDED if getattr(recipe, name) is not None}
+    return replace(choice, plan=replace(choice.plan, options={**choice.plan.options, **given}))
 
 
 def _masks(sliced: Graph, task: Task) -> MaskPlan | None:

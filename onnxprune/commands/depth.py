@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnxprune.channels.blocks import Block, find_blocks
+from onnxprune.channels.blocks import Block
 from onnxprune.channels.groups import Channels
 from onnxprune.commands.parts import by_rule
 from onnxprune.commands.task import Task
@@ -45,11 +45,6 @@ class Depth:
             )
             for block in self.found
         )  # fmt: skip
-
-
-def blocks_of(channels: Channels) -> tuple[Block, ...]:
-    """Returns the blocks of a model."""
-    return find_blocks(channels.graph, channels.shapes)
 
 
 def dropped(channels: Channels, found: tuple[Block, ...], task: Task, progress: Progress | None = None) -> Depth:

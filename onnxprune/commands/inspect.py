@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from onnxprune import arguments
 from onnxprune.channels.explain import links
 from onnxprune.channels.groups import Channels, analyze
-from onnxprune.commands.depth import Depth, blocks_of
+from onnxprune.commands.depth import Depth
 from onnxprune.commands.slim import uncounted
 from onnxprune.commands.stopwatch import Stopwatch
 from onnxprune.data.random import choose_shapes
@@ -69,7 +69,7 @@ def inspect(
     with watch.stage("analyze"):
         sizes = _first_sizes(proto, overrides)
         channels = analyze(graph, sizes if overrides else None)
-        blocks = blocks_of(channels)
+        blocks = channels.blocks
         selected = _selected(channels, wanted)
         total, counted = _cost(graph, sizes)
     path = Path(model) if isinstance(model, str | os.PathLike) else None

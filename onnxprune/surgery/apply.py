@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from onnxprune.channels.blocks import Block, find_blocks
+from onnxprune.channels.blocks import Block
 from onnxprune.channels.groups import Channels, analyze
 from onnxprune.errors import PlanError
 from onnxprune.model.io import Graph
@@ -31,7 +31,7 @@ def apply(model: object, plan: Plan) -> Graph:
     inexact = bool(plan.options.get("inexact"))
     channels = model if isinstance(model, Channels) else analyze(model, inexact=inexact)
     if plan.blocks:
-        blocks = stored_blocks(find_blocks(channels.graph, channels.shapes), plan.blocks)
+        blocks = stored_blocks(channels.blocks, plan.blocks)
         channels = analyze(drop_blocks(channels.graph, blocks), channels.sizes, inexact=inexact)
     plan.check(channels)
     sliced = slice_channels(channels, plan.removals)
