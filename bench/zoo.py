@@ -71,6 +71,10 @@ DERIVED = re.compile(
 """What is also pruned after runtime optimization (``ort``) and after static quantization (``int8``)."""
 
 
+DRAWS = ("all", "pairs", "rest")
+"""Which seeds are tried at which ratios."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What is run on every file."""
@@ -81,7 +85,7 @@ class Settings:
     torch_pruning: str
     limit_s: int
     reasons: int
-    pairs: bool = False
+    draws: str = "all"
 
 
 @dataclass(frozen=True)
@@ -146,13 +150,14 @@ def _judge(architecture: Architecture, target: Target, path: Path, settings: Set
     channels = analyze(graph, inputs.sizes)
     analysed = time.perf_counter() - start
     reasons = tuple(frozen(channels, settings.reasons))
-    wide = _half(model, analyze(graph, inputs.sizes, inexact=True), inputs)[0]
+    rest = settings.draws == "rest"
+    wide = None if rest else _half(model, analyze(graph, inputs.sizes, inexact=True), inputs)[0]
     if not channels.prunable and wide is None:
         return Row(architecture.name, target, "ERROR", why_nothing(channels), analysed, reasons)
     if not channels.prunable:
         text = f"{0:>5} {0:>6} {_share(0.0)} {_share(wide)}  all that could go is"
         return Row(architecture.name, target, "inexact", text, analysed, reasons)
-    removed, seconds = _half(model, channels, inputs)
+    removed, seconds = (None, 0.0) if rest else _half(model, channels, inputs)
     worst, verdict = _prove_all(channels, inputs, settings)
     units = sum(group.units for group in channels.prunable)
     asked = settings.torch_pruning and re.search(settings.torch_pruning, architecture.name)
@@ -186,8 +191,10 @@ def _half(model: onnx.ModelProto, channels: Channels, inputs: Inputs) -> tuple[f
 def _prove_all(channels: Channels, inputs: Inputs, settings: Settings) -> tuple[float, str]:
     """Returns the largest difference and what is to say about it: nothing, DIFFERS, or what float64 finds."""
     worst, doubted = 0.0, []
-    every = itertools.product(settings.ratios, range(settings.seeds))
-    for ratio, seed in zip(settings.ratios, range(settings.seeds), strict=False) if settings.pairs else every:
+    pairs = list(zip(settings.ratios, range(settings.seeds), strict=False))
+    every = list(itertools.product(settings.ratios, range(settings.seeds)))
+    drawn = {"all": every, "pairs": pairs, "rest": [one for one in every if one not in pairs]}
+    for ratio, seed in drawn[settings.draws]:
         removals = plan(channels, score(channels, "random", seed=seed), ratio, round_to=1).removals
         proof = prove(channels, removals, slice_channels(channels, removals), inputs.proof, OPTIONS)
         worst = max(worst, proof.relative)
@@ -251,7 +258,10 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=300, help="seconds for one row")
     parser.add_argument("--reasons", type=int, default=6, help="reasons to print below a row")
     parser.add_argument("--list", action="store_true", help="print the names and end")
-    parser.add_argument("--pairs", action="store_true", help="each seed with one ratio, not with all of them")
+    parser.add_argument(
+        "--draws", choices=DRAWS, default="all",
+        help="pairs: each seed with one ratio, not with all of them; rest: what pairs leaves out, and nothing else",
+    )  # fmt: skip
     parser.add_argument(
         "--save", nargs="?", const="zoo", metavar="NAME", help="keep the table in bench/results/NAME.txt"
     )
@@ -275,7 +285,7 @@ def main() -> int:
         cache.mkdir(parents=True, exist_ok=True)
         ratios = tuple(float(ratio) for ratio in options.ratios.split(","))
         settings = Settings(
-            options.seeds, ratios, cache, options.torch_pruning, options.limit, options.reasons, options.pairs
+            options.seeds, ratios, cache, options.torch_pruning, options.limit, options.reasons, options.draws
         )
         if options.cached:
             jobs = [job for job in jobs if any(cached(*job, cache).with_suffix(end).exists() for end in ENDS)]
