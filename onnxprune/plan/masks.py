@@ -91,7 +91,6 @@ def masks_for(
     *,
     shapes: Shapes | None = None,
     wanted: Wanted | None = None,
-    fractions: Mapping[str, float] | None = None,
 ) -> MaskPlan:
     """Returns what to mask.
 
@@ -100,7 +99,6 @@ def masks_for(
         demand: Pattern and amount.
         shapes: Shapes of its tensors.
         wanted: Told the names of an operator and of its stored tensor, says whether it may be masked.
-        fractions: Fraction of zeros by name of a stored tensor, in place of the allocation.
 
     Raises:
         PlanError: weights are binary or ternary, or nothing can be masked.
@@ -111,7 +109,7 @@ def masks_for(
         raise PlanError(f"no weights can be masked: {why}; ask for another pattern, or include more operators")
     for name, users in eligible.items():
         _check_values(name, users[0])
-    counts = _counts(eligible, demand, fractions)
+    counts = _counts(eligible, demand)
     tensors = [
         MaskedTensor(
             name, tuple(one.operator for one in users), tuple(one.result for one in users), demand.pattern, zeros,
@@ -210,19 +208,15 @@ def _names(node: gs.Node) -> list[str]:
     return [tensor.name for tensor in node.inputs] + [name for body in bodies for name in sorted(captured(body))]
 
 
-def _counts(
-    eligible: Mapping[str, Sequence[Weight]], demand: MaskDemand, fractions: Mapping[str, float] | None
-) -> list[int]:
+def _counts(eligible: Mapping[str, Sequence[Weight]], demand: MaskDemand) -> list[int]:
     """Returns the number of zeros of every tensor."""
     pattern = demand.pattern
-    sizes = {name: math.prod(users[0].source.stored.shape) for name, users in eligible.items()}
-    if fractions is not None:
-        return [pattern.zeros(size, fractions.get(name, demand.sparsity)) for name, size in sizes.items()]
+    sizes = [math.prod(users[0].source.stored.shape) for users in eligible.values()]
     if demand.threshold is not None:
         return [_below(users[0].matrix(), demand.threshold) for users in eligible.values()]
     if demand.allocation == "global" and isinstance(pattern, Unstructured):
         return _lowest([lamp(users[0].matrix()) for users in eligible.values()], demand.sparsity)
-    return [pattern.zeros(size, demand.sparsity) for size in sizes.values()]
+    return [pattern.zeros(size, demand.sparsity) for size in sizes]
 
 
 def _below(weights: Array, threshold: float) -> int:

@@ -97,11 +97,6 @@ def scaled_rows() -> Graph:
     return load(proto)
 
 
-def test_fractions_by_tensor() -> None:
-    plan = masks_for(load(NET), MaskDemand(Unstructured(), 0.5), fractions={"w2": 0.25, "w5": 0.75})
-    assert [one.zeros / one.size for one in plan.tensors] == [0.25, 0.5, 0.5, 0.75]
-
-
 @pytest.mark.parametrize("values", [[-1.0, 1.0], [-0.5, 0.0, 0.5]])
 def test_binary_and_ternary_weights_are_refused(values: list[float]) -> None:
     proto = onnx.ModelProto()
