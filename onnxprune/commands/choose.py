@@ -18,12 +18,12 @@ from onnxprune.plan.plan import Plan, plan_of, planned, why_nothing
 from onnxprune.plan.rounding import block
 from onnxprune.plan.select import Things
 from onnxprune.recover.divergence import Reference
-from onnxprune.recover.recover import BATCH, calibration
 from onnxprune.recover.sensitivity import LEVELS, sensitivity
+from onnxprune.recover.sequential import Calibration
 from onnxprune.report.schema import AllocationRow
 from onnxprune.runtime.session import SessionOptions, open_session
 from onnxprune.runtime.walk import Memory
-from onnxprune.score.readings import Runs
+from onnxprune.score.readings import Runs, feeds_of
 from onnxprune.score.scores import Vector, score
 from onnxprune.slim import Progress, Recipe
 from onnxprune.surgery.slice import slice_channels
@@ -194,7 +194,7 @@ class _Makers:
 
     def _runs(self, samples: Samples) -> Runs:
         recipe = self._recipe
-        feeds = list(samples.batches(BATCH))
+        feeds = feeds_of(samples, self._channels.graph, self._channels.shapes, int(recipe.max_memory))
         return Runs(feeds, int(recipe.max_memory), self._options, recipe.seed, self._progress)
 
     def _measured(self) -> dict[str, Vector] | None:
@@ -221,9 +221,11 @@ class _Judge:
         self._channels, self._repair, self._original = channels, Repair.of(recipe), setting.original
         fitted, held_out = samples.split()
         few = fitted.draw(max(CONTEST_SAMPLES, int(CONTEST_MACS / max(setting.whole.macs, 1))), recipe.seed)
-        self._runs = replace(calibration(samples, recipe.seed), fitted=list(few.batches(BATCH)))
+        memory = self._repair.memory
+        judged = feeds_of(held_out, channels.graph, channels.shapes, memory)
+        self._runs = Calibration(feeds_of(few, channels.graph, channels.shapes, memory), judged, recipe.seed)
         session = open_session(self._original, self._repair.options)
-        self._reference = Reference(session, list(held_out.batches(BATCH)), Memory(self._repair.memory))
+        self._reference = Reference(session, judged, Memory(memory))
         self._known: dict[str, float] = {}
 
     @property

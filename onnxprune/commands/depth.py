@@ -10,10 +10,9 @@ from onnxprune.commands.task import Task
 from onnxprune.errors import PlanError
 from onnxprune.plan.select import named_blocks
 from onnxprune.recover.depth import Drop, choose_blocks, number_of_blocks, trial_samples
-from onnxprune.recover.recover import BATCH
 from onnxprune.report.schema import BlockRow
 from onnxprune.runtime.session import SessionOptions
-from onnxprune.score.readings import Runs
+from onnxprune.score.readings import Runs, feeds_of
 from onnxprune.slim import Progress
 from onnxprune.surgery.apply import stored_blocks
 
@@ -74,19 +73,20 @@ def dropped(channels: Channels, found: tuple[Block, ...], task: Task, progress: 
         chosen = [block for block in found if block.name in names]
         score = (rule.layer_score if rule is not None else None) or recipe.layer_score
         number = number_of_blocks(amount, len(chosen))
-        runs = _runs(task, trial_samples(task.whole.macs, len(chosen), number), progress)
+        runs = _runs(task, channels, trial_samples(task.whole.macs, len(chosen), number), progress)
         gone += choose_blocks(channels.graph, chosen, amount, score, runs)
     if recipe.layers and not selected:
         raise PlanError(_why_none(found))
     return Depth(found, tuple(gone))
 
 
-def _runs(task: Task, number: int, progress: Progress | None) -> Runs | None:
+def _runs(task: Task, channels: Channels, number: int, progress: Progress | None) -> Runs | None:
     recipe, samples = task.recipe, task.inputs.given
     if samples is None:
         return None
-    feeds = list(samples.split()[0].draw(number, recipe.seed).batches(BATCH))
-    return Runs(feeds, int(recipe.max_memory), SessionOptions(recipe.ep, recipe.threads), recipe.seed, progress)
+    memory = int(recipe.max_memory)
+    feeds = feeds_of(samples.split()[0].draw(number, recipe.seed), channels.graph, channels.shapes, memory)
+    return Runs(feeds, memory, SessionOptions(recipe.ep, recipe.threads), recipe.seed, progress)
 
 
 def _why_none(found: Sequence[Block]) -> str:

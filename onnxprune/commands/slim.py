@@ -77,7 +77,10 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
             graph = without_functions(graph)
             proto = to_proto(graph)
         inputs = choose_inputs(proto, recipe)
-        runs = None if inputs.given is None else calibration(inputs.given, recipe.seed)
+        runs = None
+        if inputs.given is not None:
+            shapes = infer_shapes(graph, inputs.sizes)
+            runs = calibration(inputs.given, graph, shapes, recipe.seed, int(recipe.max_memory))
         whole = cost(graph, inputs.sizes)
     found = cut(Task(graph, whole, recipe, stored_plan(recipe), inputs, runs), watch)
     check_model(proto, to_proto(found.sliced))

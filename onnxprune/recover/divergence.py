@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxprune.runtime.session import Session
-from onnxprune.runtime.walk import Feeds, Memory
+from onnxprune.runtime.walk import Feeds, Kept, Memory, read
 
 FLOOR = 1e-6
 """Smallest variance of an output that counts, as a fraction of its mean square: what is constant has none."""
@@ -19,7 +19,7 @@ class Reference:
 
     def __init__(self, session: Session, feeds: Sequence[Feeds], memory: Memory) -> None:
         self._feeds = feeds
-        self._expected: list[dict[str, np.ndarray]] = []
+        self._expected: list[dict[str, Kept]] = []
         sums: dict[str, np.ndarray] = {}
         for feed in feeds:
             found = {name: value for name, value in session.run(feed).items() if _judged(value)}
@@ -48,8 +48,9 @@ class Reference:
         for feed, expected in zip(self._feeds, self._expected, strict=True):
             found = session.run(feed)
             for name in errors:
-                good = np.isfinite(expected[name])
-                difference = found[name][good].astype(np.float64) - expected[name][good]
+                wanted = read(expected[name])
+                good = np.isfinite(wanted)
+                difference = found[name][good].astype(np.float64) - wanted[good]
                 errors[name] += float(np.square(difference).sum()) if np.isfinite(difference).all() else np.inf
         return float(np.mean([error / self._scales[name] for name, error in errors.items()])) if errors else 0.0
 

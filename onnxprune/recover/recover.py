@@ -9,16 +9,15 @@ from onnxprune.errors import UsageError
 from onnxprune.model.inline import without_functions
 from onnxprune.model.io import Graph, load, to_proto
 from onnxprune.model.normalize import prepare
+from onnxprune.model.shapes import Shapes
 from onnxprune.recover.alignment import align, rename
 from onnxprune.recover.fold import fold
 from onnxprune.recover.least_squares import Method, shift, solve, statistics
 from onnxprune.recover.matching import find_removals
 from onnxprune.recover.sequential import Calibration, Repaired, Settings, repair
 from onnxprune.runtime.session import input_specs
+from onnxprune.score.readings import feeds_of
 from onnxprune.surgery.gone import Gone, Removals
-
-BATCH = 64
-"""Samples in one run."""
 
 METHODS: dict[str, Method] = {"least-squares": solve, "statistics": statistics, "bias": shift}
 """Methods that are fitted to samples."""
@@ -68,7 +67,9 @@ def recover(
     if sampled:
         source = load_samples(data, input_specs(to_proto(channels.graph)), limit=samples, seed=seed)  # type: ignore[arg-type]
         settings = Settings(method_of(method), memory=memory)
-        result, _ = repaired(small, channels, removals, calibration(source, seed), settings)
+        result, _ = repaired(
+            small, channels, removals, calibration(source, channels.graph, channels.shapes, seed, memory), settings
+        )
     else:
         result, _ = fold(small, channels, removals)
     rename(result, names)
@@ -98,10 +99,10 @@ def method_of(name: str) -> Method:
     return METHODS[name]
 
 
-def calibration(samples: Samples, seed: int) -> Calibration:
-    """Returns runs to fit, and the held-out fifth to judge by."""
-    fitted, held_out = samples.split()
-    return Calibration(list(fitted.batches(BATCH)), list(held_out.batches(BATCH)), seed)
+def calibration(samples: Samples, graph: Graph, shapes: Shapes, seed: int, memory: int) -> Calibration:
+    """Returns runs to fit, and the held-out fifth to judge by, of a size that fits into ``memory`` bytes."""
+    fitted, held_out = (feeds_of(part, graph, shapes, memory) for part in samples.split())
+    return Calibration(fitted, held_out, seed)
 
 
 def repaired(

@@ -23,7 +23,7 @@ from onnxprune.score.readings import Reading, Runs, readings_by_group
 from onnxprune.score.scores import Scores, Vector
 from onnxprune.surgery.gates import silence
 
-LEVELS = (0.2, 0.4, 0.6, 0.8)
+LEVELS = (0.1, 0.25, 0.5, 0.75)
 """Fractions of a group at which the loss is measured."""
 
 BEYOND = 2.5

@@ -7,6 +7,7 @@ built when it is reached. What does not fit into memory goes to files.
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import weakref
@@ -19,10 +20,17 @@ from onnx import helper
 
 from onnxprune.model.graph import read_by
 from onnxprune.model.io import Graph
+from onnxprune.model.shapes import Shapes
 from onnxprune.model.sizes import generic_shapes
 from onnxprune.runtime.session import SessionOptions, open_session
 
 Feeds = Mapping[str, np.ndarray]
+
+Kept = np.ndarray | Path
+"""An array, or a file that holds it."""
+
+LARGEST_RUN, RUN_SHARE, ITEM = 64, 32, 4
+"""Most samples in one run; the largest tensor, ``ITEM`` bytes a number, takes one of so many shares of the memory."""
 
 Progress = Callable[[str, float], None]
 """Called with the name of a stage and the fraction of it that is done."""
@@ -37,8 +45,8 @@ class Memory:
         self._folder: Path | None = None
         self._files = 0
 
-    def keep(self, array: np.ndarray) -> np.ndarray:
-        """Returns the array, or the same one in a file."""
+    def keep(self, array: np.ndarray) -> Kept:
+        """Returns the array, or the path of a file that holds it; :func:`read` gives it back."""
         if self._used + array.nbytes <= self._limit or array.ndim == 0:
             self._used += array.nbytes
             return array
@@ -48,13 +56,35 @@ class Memory:
         self._files += 1
         path = self._folder / f"{self._files}.npy"
         np.save(path, array)
-        return np.asarray(np.load(path, mmap_mode="r"))
+        return path
 
-    def free(self, array: np.ndarray) -> None:
+    def free(self, kept: Kept) -> None:
         """Forgets an array that was kept."""
-        if isinstance(array.base, np.memmap) or isinstance(array, np.memmap):
-            return
-        self._used -= array.nbytes
+        if isinstance(kept, Path):
+            kept.unlink()
+        else:
+            self._used -= kept.nbytes
+
+
+def read(kept: Kept) -> np.ndarray:
+    """Returns an array that was kept; what lies in a file is read as it is used, and let go with the array."""
+    return np.load(kept, mmap_mode="r") if isinstance(kept, Path) else kept
+
+
+def run_size(graph: Graph, shapes: Shapes, sample: Feeds, memory: int) -> int:
+    """Returns how many samples to run at a time: at most ``LARGEST_RUN``, fewer where activations are large.
+
+    Args:
+        graph: What runs.
+        shapes: Shapes of its tensors, with any number of samples.
+        sample: One sample.
+        memory: Bytes that may be used.
+    """
+    read = sum(math.prod(shapes.shapes.get(name, ())) for name in sample)
+    made = {tensor.name for node in graph.nodes for tensor in node.outputs} - shapes.stored
+    largest = max((math.prod(shapes.shapes.get(name, ())) for name in made), default=0)
+    each = ITEM * largest / max(read, 1) * sum(np.asarray(array).size for array in sample.values())
+    return int(min(max(memory / RUN_SHARE / max(each, 1), 1), LARGEST_RUN))
 
 
 class Walk:
@@ -72,7 +102,7 @@ class Walk:
         self._memory = memory
         self._types = generic_shapes(graph)[0].types
         self.runs = len(feeds)
-        self._kept: dict[str, list[np.ndarray]] = {}
+        self._kept: dict[str, list[Kept]] = {}
         for tensor in graph.inputs:
             self._kept[tensor.name] = [memory.keep(np.asarray(feed[tensor.name])) for feed in feeds]
         self._producer = {tensor.name: node for node in graph.nodes for tensor in node.outputs if tensor.name}
@@ -116,11 +146,11 @@ class Walk:
 
     def values(self, name: str) -> Iterator[np.ndarray]:
         """Yields a tensor that was reached, run by run."""
-        yield from self._kept[name]
+        yield from map(read, self._kept[name])
 
     def _forget(self, name: str) -> None:
-        for array in self._kept.pop(name):
-            self._memory.free(array)
+        for kept in self._kept.pop(name):
+            self._memory.free(kept)
 
     def _between(self, names: Sequence[str]) -> list[gs.Node]:
         """Returns the nodes from the frontier to the names, in graph order."""
@@ -137,8 +167,8 @@ class Walk:
 
     def _run(self, piece: Sequence[gs.Node], results: Sequence[str]) -> None:
         made = {tensor.name for node in piece for tensor in node.outputs}
-        read = {name for node in piece for name in self._reads[id(node)]}
-        sources = sorted(name for name in read - made if name in self._kept)
+        needed = {name for node in piece for name in self._reads[id(node)]}
+        sources = sorted(name for name in needed - made if name in self._kept)
         tensors = {t.name: t for node in piece for t in (*node.inputs, *node.outputs)}
         tensors.update({name: gs.Variable(name) for name in sources if name not in tensors})  # read by bodies alone
         graph = Graph(
@@ -150,13 +180,13 @@ class Walk:
             ir_version=self._graph.ir_version,
         ).copy()
         for tensor in graph.inputs:
-            first = self._kept[tensor.name][0]
+            first = read(self._kept[tensor.name][0])
             tensor.dtype, tensor.shape = first.dtype, [None] * first.ndim
         for tensor in graph.outputs:
             kind = self._types.get(tensor.name)
             tensor.dtype = tensor.dtype if kind is None else helper.tensor_dtype_to_np_dtype(kind)
         session = open_session(graph, self._options)
         for run in range(self.runs):
-            values = session.run({name: self._kept[name][run] for name in sources}, list(results))
+            values = session.run({name: read(self._kept[name][run]) for name in sources}, list(results))
             for name, value in values.items():
                 self._kept.setdefault(name, []).append(self._memory.keep(value))

@@ -7,18 +7,16 @@ import numpy as np
 
 from onnxprune.channels.facts import Axis
 from onnxprune.channels.groups import Channels
-from onnxprune.data.samples import load_samples
-from onnxprune.model.io import to_proto
+from onnxprune.data.samples import Samples, load_samples
+from onnxprune.model.io import Graph, to_proto
 from onnxprune.model.linear import Array, Holders, Linear, linear_nodes
+from onnxprune.model.shapes import Shapes
 from onnxprune.ops.forms import draw, finite, rows_per_channel, rows_per_run
 from onnxprune.runtime.session import SessionOptions, input_specs
-from onnxprune.runtime.walk import Feeds, Memory, Progress, Walk
+from onnxprune.runtime.walk import Feeds, Memory, Progress, Walk, run_size
 from onnxprune.score.blocks import Block, Index, Source
 from onnxprune.score.contracted import contracted
 from onnxprune.score.recurrent import steps
-
-BATCH = 64
-"""Samples in one run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +142,12 @@ def runs_of(channels: Channels, data: object, seed: int, memory: int) -> Runs:
     if isinstance(data, Runs):
         return data
     samples = load_samples(data, input_specs(to_proto(channels.graph)), seed=seed)  # type: ignore[arg-type]
-    return Runs(list(samples.split()[0].batches(BATCH)), memory, None, seed)
+    return Runs(feeds_of(samples.split()[0], channels.graph, channels.shapes, memory), memory, None, seed)
+
+
+def feeds_of(samples: Samples, graph: Graph, shapes: Shapes, memory: int) -> list[Feeds]:
+    """Returns samples as feeds of several runs, of a size that fits into ``memory`` bytes beside what is kept."""
+    return list(samples.batches(run_size(graph, shapes, next(samples.batches(1)), memory)))
 
 
 def _owners(channels: Channels) -> Mapping[Axis, list[tuple[str, Index, Index]]]:

@@ -1,12 +1,16 @@
 """A walk computes what a session computes, piece by piece, and keeps no more than later pieces read."""
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 from onnx_text import model, random_feeds
 
 from onnxprune.model.io import load, write_values
+from onnxprune.model.sizes import infer_shapes
 from onnxprune.runtime.session import SessionOptions, open_session
-from onnxprune.runtime.walk import Memory, Walk
+from onnxprune.runtime.walk import Memory, Walk, run_size
 
 RESIDUAL = ("x:N,6 w=6,8 v=8,8 u=8,5", "a = MatMul(x, w) b = Relu(a) c = MatMul(b, v) d = Add(c, b) y = MatMul(d, u)")
 OPTIONS = SessionOptions(threads=1)
@@ -49,3 +53,31 @@ def test_weights_may_change_before_they_are_reached() -> None:
     write_values(last, np.zeros_like(last.values))
     walk.reach(["y"])
     assert not next(walk.values("y")).any()
+
+
+def test_files_go_when_what_they_hold_is_forgotten(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    walk, _, _ = walked(0)
+    fed = len(list(tmp_path.rglob("*.npy")))
+    walk.reach(["b"])
+    assert len(list(tmp_path.rglob("*.npy"))) == 3  # nothing reads x any more
+    walk.release(["b"])
+    walk.reach(["y"])
+    walk.release(["y"])
+    assert fed == 3
+    assert len(list(tmp_path.rglob("*.npy"))) == 3  # y is an output, all else is gone
+
+
+@pytest.mark.parametrize(
+    ("samples", "memory", "expected"),
+    [(1, 1 << 40, 64), (9, 1 << 40, 64), (1, 32 * 4 * 8 * 10, 10), (9, 32 * 4 * 8 * 10, 10), (1, 1, 1)],
+)
+def test_runs_are_as_large_as_the_largest_activation_lets_them_be(samples: int, memory: int, expected: int) -> None:
+    graph = load(model("x:N,6 w=6,8 v=8,800", "a = MatMul(x, w) b = MatMul(a, v) y = ReduceSum(b)"))
+    small = load(model("x:N,6 w=6,8 v=8,3", "a = MatMul(x, w) y = MatMul(a, v)"))
+    sample = {"x": np.zeros((1, 6), np.float32)}
+    shapes = infer_shapes(small, {"x": (samples, 6)})
+    assert run_size(small, shapes, sample, memory) == expected
+    assert run_size(graph, infer_shapes(graph, {"x": (samples, 6)}), sample, memory) == max(
+        min(expected, memory // (32 * 4 * 800)), 1
+    )
