@@ -8,6 +8,7 @@ built when it is reached. What does not fit into memory goes to files.
 from __future__ import annotations
 
 import math
+import mmap
 import shutil
 import tempfile
 import weakref
@@ -32,6 +33,12 @@ Kept = np.ndarray | Path
 LARGEST_RUN, RUN_SHARE, ITEM = 64, 32, 4
 """Most samples in one run; the largest tensor, ``ITEM`` bytes a number, takes one of so many shares of the memory."""
 
+MAPPED = 1 << 20
+"""Bytes from which on an array is worth a mapping of its own."""
+
+PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+"""What such a mapping is asked for with, where the system knows the difference."""
+
 Progress = Callable[[str, float], None]
 """Called with the name of a stage and the fraction of it that is done."""
 
@@ -46,10 +53,14 @@ class Memory:
         self._files = 0
 
     def keep(self, array: np.ndarray) -> Kept:
-        """Returns the array, or the path of a file that holds it; :func:`read` gives it back."""
+        """Returns a copy of the array, or the path of a file that holds it; :func:`read` gives it back.
+
+        What a session returns lies in memory that the session asked for in large pieces, and each piece stays as long
+        as any array in it: hence the copy.
+        """
         if self._used + array.nbytes <= self._limit or array.ndim == 0:
             self._used += array.nbytes
-            return array
+            return _copied(array)
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="onnxprune-"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
@@ -64,6 +75,15 @@ class Memory:
             kept.unlink()
         else:
             self._used -= kept.nbytes
+
+
+def _copied(array: np.ndarray) -> np.ndarray:
+    """Returns a copy; a large one lies in memory of its own, which goes back to the system with it."""
+    if array.nbytes < MAPPED or array.dtype.hasobject:
+        return array.copy()
+    result = np.frombuffer(mmap.mmap(-1, array.nbytes, **PRIVATE), array.dtype).reshape(array.shape)
+    result[...] = array
+    return result
 
 
 def read(kept: Kept) -> np.ndarray:
@@ -104,7 +124,8 @@ class Walk:
         self.runs = len(feeds)
         self._kept: dict[str, list[Kept]] = {}
         for tensor in graph.inputs:
-            self._kept[tensor.name] = [memory.keep(np.asarray(feed[tensor.name])) for feed in feeds]
+            self._kept[tensor.name] = [np.asarray(feed[tensor.name]) for feed in feeds]
+        self._fed = set(self._kept)
         self._producer = {tensor.name: node for node in graph.nodes for tensor in node.outputs if tensor.name}
         self._order = {id(node): place for place, node in enumerate(graph.nodes)}
         self._reads = {id(node): read_by(node) for node in graph.nodes}
@@ -149,8 +170,9 @@ class Walk:
         yield from map(read, self._kept[name])
 
     def _forget(self, name: str) -> None:
-        for kept in self._kept.pop(name):
-            self._memory.free(kept)
+        kept = self._kept.pop(name)
+        for one in () if name in self._fed else kept:
+            self._memory.free(one)
 
     def _between(self, names: Sequence[str]) -> list[gs.Node]:
         """Returns the nodes from the frontier to the names, in graph order."""
