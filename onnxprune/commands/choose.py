@@ -1,6 +1,8 @@
 """Which plan: that of the allocation that is asked for, or the best of several, judged by the repaired results."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from onnxprune.plan.plan import Plan, plan_of, planned, why_nothing
 from onnxprune.plan.rounding import block
 from onnxprune.plan.select import Things
 from onnxprune.recover.divergence import Reference
-from onnxprune.recover.sensitivity import LEVELS, sensitivity
+from onnxprune.recover.sensitivity import LEVELS, READINGS, sensitivity
 from onnxprune.recover.sequential import Calibration
 from onnxprune.report.schema import AllocationRow
 from onnxprune.runtime.session import SessionOptions, open_session
@@ -45,6 +47,8 @@ MOST_MACS = 3e13
 
 NODE_MACS, PARAMETER_MACS = 5e7, 5e3
 """What making a trial costs for each node and each stored number, in the time of that many multiply-accumulates."""
+
+MEASURED = ALLOCATIONS[-1]
 
 UNITS = 0.05
 """Fraction of units by which a result may differ from what was asked for before a note says so."""
@@ -86,9 +90,9 @@ def choose_plan(channels: Channels, recipe: Recipe, inputs: Inputs, setting: Set
         PlanError: nothing can be removed.
     """
     makers = _Makers(channels, recipe, inputs, setting)
-    if recipe.allocation is not None or inputs.given is None or rules_of(recipe):
+    if inputs.given is None or rules_of(recipe) or recipe.allocation not in (None, MEASURED):
         return Choice(makers.plan(recipe.allocation or "uniform"))
-    return makers.contest(inputs.given)
+    return makers.contest(inputs.given) if recipe.allocation is None else makers.measured(inputs.given)
 
 
 class _Makers:
@@ -109,23 +113,26 @@ class _Makers:
                 values = score(channels, part.score, runs, seed=recipe.seed).values
                 own = {group.name: values[group.name] for group in part.groups}
                 self._scores = replace(self._scores, values={**self._scores.values, **own})
-        self._losses: dict[str, Vector] | None = None
+        self._losses: tuple[dict[str, Vector], ...] = ()
 
-    def plan(self, allocation: str, macs: int | None = None) -> Plan:
-        """Returns the plan of an allocation for what the recipe asks, or instead for a number of MACs."""
+    def plan(self, allocation: str, macs: int | None = None, reading: int = 0) -> Plan:
+        """Returns the plan of an allocation for what the recipe asks, or instead for a number of MACs.
+
+        ``reading`` chooses among the curves of measured losses.
+        """
         recipe = self._recipe
-        if allocation == "measured" and self._losses is None:
+        if allocation == MEASURED and not self._losses:
             self._losses = self._measured()
         general = demand_of(recipe) if asks_generally(recipe) else Demand(ratio=0.0)
         demand = (Demand(macs=macs) if macs is not None else general).absolute(self._whole)
-        made = self._planned(allocation, demand)
+        made = self._planned(allocation, demand, reading)
         limit = asked = demand.parameters
         while limit is not None and asked is not None:  # surgery stores numbers of its own where a mean stays exact
             over = self._cost(made).parameters - limit
             if over <= 0 or asked - over <= 1:
                 break
             asked -= over
-            made = self._planned(allocation, replace(demand, parameters=asked))
+            made = self._planned(allocation, replace(demand, parameters=asked), reading)
         return made
 
     def contest(self, samples: Samples) -> Choice:
@@ -138,21 +145,38 @@ class _Makers:
         judge = _Judge(self._channels, self._recipe, samples, self._setting)
         if not first.removals or macs == 0 or not judge.judges:
             return Choice(first)
-        plans = {"uniform": first}
+        plans = [("uniform", first)]
         for name in ALLOCATIONS[1:]:
-            if name != "measured" or self._measurable():
-                try:
-                    plans[name] = self.plan(name, macs)
-                except PlanError:  # its steps are too coarse
-                    continue
-        rows = []
-        for number, (name, one) in enumerate(plans.items(), 1):
-            rows.append(AllocationRow(name, *self._sizes(one), judge.divergence(one)))
+            if name != MEASURED or self._measurable():
+                plans += [(name, one) for one in self._plans(name, macs)]
+        found: dict[str, tuple[float, Plan]] = {}
+        for number, (name, one) in enumerate(plans, 1):
+            rival = judge.divergence(one), one
+            found[name] = min(found.get(name, rival), rival, key=itemgetter(0))
             if self._progress is not None:
                 self._progress("allocate", number / len(plans))
-        best = min(rows, key=lambda row: row.divergence if row.divergence is not None else float("inf"))
-        chosen = plans[best.name]
-        return Choice(chosen, tuple(replace(row, chosen=row is best) for row in rows), self._notes(best.name, chosen))
+        best = min(found, key=lambda name: found[name][0])
+        rows = tuple(
+            AllocationRow(name, *self._sizes(one), loss if np.isfinite(loss) else None, name == best)
+            for name, (loss, one) in found.items()
+        )
+        return Choice(found[best][1], rows, self._notes(best, found[best][1]))
+
+    def measured(self, samples: Samples) -> Choice:
+        """Returns the measured allocation, of the reading whose result is nearest to the original."""
+        plans = self._plans(MEASURED)
+        if not plans:
+            return Choice(self.plan(MEASURED))
+        judge = _Judge(self._channels, self._recipe, samples, self._setting)
+        return Choice(min(plans, key=judge.divergence) if judge.judges else plans[0])
+
+    def _plans(self, allocation: str, macs: int | None = None) -> list[Plan]:
+        """Returns the plans of an allocation, without those whose steps are too coarse."""
+        found = []
+        for reading in range(len(READINGS) if allocation == MEASURED else 1):
+            with suppress(PlanError):
+                found.append(self.plan(allocation, macs, reading))
+        return found
 
     def _notes(self, name: str, chosen: Plan) -> tuple[str, ...]:
         ratio = self._recipe.channels
@@ -165,12 +189,13 @@ class _Makers:
             f"{ratio:.0%} of every group: --allocation uniform removes that",
         )
 
-    def _planned(self, allocation: str, demand: Demand) -> Plan:
+    def _planned(self, allocation: str, demand: Demand, reading: int) -> Plan:
+        losses = self._losses[reading] if allocation == MEASURED and self._losses else None
         recipe, removals = self._recipe, dict[str, tuple[int, ...]]()
         failure: PlanError | None = None if self._parts else PlanError(why_nothing(self._channels))
         for part in self._parts:
             blocks = [block(group, part.round_to, recipe.target) for group in part.groups]
-            task = Task(self._channels, part.groups, blocks, self._scores, self._losses, self._shapes)
+            task = Task(self._channels, part.groups, blocks, self._scores, losses, self._shapes)
             try:
                 removals.update(planned(task, allocation, part.demand(demand)).removals)
             except PlanError as error:
@@ -197,9 +222,9 @@ class _Makers:
         feeds = feeds_of(samples, self._channels.graph, self._channels.shapes, int(recipe.max_memory))
         return Runs(feeds, int(recipe.max_memory), self._options, recipe.seed, self._progress)
 
-    def _measured(self) -> dict[str, Vector] | None:
+    def _measured(self) -> tuple[dict[str, Vector], ...]:
         if self._samples is None:
-            return None
+            return ()
         least, most = TRIAL_SAMPLES
         number = int(min(max(TRIAL_MACS / self._trial_macs(), least), most))
         few = self._samples.split()[0].draw(number, self._recipe.seed)
@@ -233,14 +258,15 @@ class _Judge:
         """Whether there is any output to judge by."""
         return self._reference.judges
 
-    def divergence(self, made: Plan) -> float | None:
-        """Returns the squared error of the outputs relative to their variance; ``None`` where it is not finite."""
+    def divergence(self, made: Plan) -> float:
+        """Returns the squared error of the outputs relative to their variance."""
         key = repr(sorted(made.removals.items()))
         if key not in self._known:
             result = slice_channels(self._channels, made.removals)
             result, _ = self._repair.apply(result, self._channels, made.removals, self._runs, self._original)
-            self._known[key] = self._reference.divergence(open_session(result, self._repair.options))
-        return self._known[key] if np.isfinite(self._known[key]) else None
+            found = self._reference.divergence(open_session(result, self._repair.options))
+            self._known[key] = found if np.isfinite(found) else np.inf
+        return self._known[key]
 
 
 def demand_of(recipe: Recipe) -> Demand:

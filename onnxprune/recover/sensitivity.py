@@ -23,8 +23,12 @@ from onnxprune.score.readings import Reading, Runs, readings_by_group
 from onnxprune.score.scores import Scores, Vector
 from onnxprune.surgery.gates import silence
 
-LEVELS = (0.1, 0.25, 0.5, 0.75)
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 """Fractions of a group at which the loss is measured."""
+
+READINGS = (1, 2)
+"""Every and every second level make a curve. By the fine one a little goes of many groups, whose errors then add up; by
+the coarse one more of fewer groups. Neither is the better one on every model."""
 
 BEYOND = 2.5
 """Loss of a whole group, as a multiple of the largest that was measured."""
@@ -45,11 +49,12 @@ class MadeUp:
 
 def sensitivity(
     channels: Channels, scores: Scores, runs: Runs, groups: Sequence[ChannelGroup] | None = None
-) -> dict[str, Vector]:
+) -> tuple[dict[str, Vector], ...]:
     """Returns for every group what the outputs lose when the first 0, 1, 2, ... units of the lowest scores are gone.
 
-    Losses are squared errors relative to the variance of each output, on the runs that weights are fitted to; between
-    the levels that are tried they are interpolated, as the largest convex function that does not exceed them.
+    There is one such dictionary for each of ``READINGS``. Losses are squared errors relative to the variance of each
+    output, on the runs that weights are fitted to; between the levels that are tried they are interpolated, as the
+    largest convex function that does not exceed them.
 
     Raises:
         CalibrationError: no output holds floats to judge by.
@@ -60,7 +65,7 @@ def sensitivity(
     if not reference.judges:
         raise CalibrationError("no output holds finite floats to measure a loss by: choose --allocation uniform")
     waiting = {group.name: group for group in chosen}
-    found: dict[str, Vector] = {}
+    found: tuple[dict[str, Vector], ...] = tuple({} for _ in READINGS)
 
     def measure(name: str, read: Sequence[Reading]) -> None:
         group = waiting.pop(name)
@@ -73,9 +78,10 @@ def sensitivity(
                 trial = open_session(_trial(channels, changes, {name: units.tolist()}), runs.options)
                 losses.append(min(reference.divergence(trial), LARGEST))
                 counts.append(units.size)
-        found[name] = _curve(counts, losses, group.units)
+        for curves, step in zip(found, READINGS, strict=True):
+            curves[name] = _curve(counts[::step], losses[::step], group.units)
         if runs.progress is not None:
-            runs.progress("measure groups", len(found) / len(chosen))
+            runs.progress("measure groups", 1 - len(waiting) / len(chosen))
 
     for name, read in readings_by_group(channels, replace(runs, progress=None)):
         if name in waiting:
