@@ -19,6 +19,7 @@ class Reference:
 
     def __init__(self, session: Session, feeds: Sequence[Feeds], memory: Memory) -> None:
         self._feeds = feeds
+        self._memory = memory  # whose files go with it
         self._expected: list[dict[str, Kept]] = []
         sums: dict[str, np.ndarray] = {}
         for feed in feeds:
