@@ -232,7 +232,7 @@ def _strengths(subject: Subject, count: int, sizes: Sizes) -> str:
         raise ValueError(f"{subject.name} has no calibration samples")
     removals = choose_plan(channels, recipe, inputs, cost(channels.graph, inputs.sizes)).plan.removals
     sliced = slice_channels(channels, removals)
-    runs = calibration(given, channels.graph, channels.shapes, recipe.seed, int(recipe.max_memory))
+    runs = calibration(given, channels.graph, channels.shapes, recipe.seed)
 
     def accuracy(graph: Graph) -> float:
         return verdict(subject, to_proto(graph), 0.0).accuracy

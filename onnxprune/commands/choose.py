@@ -219,7 +219,7 @@ class _Makers:
 
     def _runs(self, samples: Samples) -> Runs:
         recipe = self._recipe
-        feeds = feeds_of(samples, self._channels.graph, self._channels.shapes, int(recipe.max_memory))
+        feeds = feeds_of(samples, self._channels.graph, self._channels.shapes)
         return Runs(feeds, int(recipe.max_memory), self._options, recipe.seed, self._progress)
 
     def _measured(self) -> tuple[dict[str, Vector], ...]:
@@ -246,11 +246,10 @@ class _Judge:
         self._channels, self._repair, self._original = channels, Repair.of(recipe), setting.original
         fitted, held_out = samples.split()
         few = fitted.draw(max(CONTEST_SAMPLES, int(CONTEST_MACS / max(setting.whole.macs, 1))), recipe.seed)
-        memory = self._repair.memory
-        judged = feeds_of(held_out, channels.graph, channels.shapes, memory)
-        self._runs = Calibration(feeds_of(few, channels.graph, channels.shapes, memory), judged, recipe.seed)
+        judged = feeds_of(held_out, channels.graph, channels.shapes)
+        self._runs = Calibration(feeds_of(few, channels.graph, channels.shapes), judged, recipe.seed)
         session = open_session(self._original, self._repair.options)
-        self._reference = Reference(session, judged, Memory(memory))
+        self._reference = Reference(session, judged, Memory(self._repair.memory))
         self._known: dict[str, float] = {}
 
     @property

@@ -84,9 +84,8 @@ def _runs(task: Task, channels: Channels, number: int, progress: Progress | None
     recipe, samples = task.recipe, task.inputs.given
     if samples is None:
         return None
-    memory = int(recipe.max_memory)
-    feeds = feeds_of(samples.split()[0].draw(number, recipe.seed), channels.graph, channels.shapes, memory)
-    return Runs(feeds, memory, SessionOptions(recipe.ep, recipe.threads), recipe.seed, progress)
+    feeds = feeds_of(samples.split()[0].draw(number, recipe.seed), channels.graph, channels.shapes)
+    return Runs(feeds, int(recipe.max_memory), SessionOptions(recipe.ep, recipe.threads), recipe.seed, progress)
 
 
 def _why_none(found: Sequence[Block]) -> str:

@@ -80,7 +80,7 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
         runs = None
         if inputs.given is not None:
             shapes = infer_shapes(graph, inputs.sizes)
-            runs = calibration(inputs.given, graph, shapes, recipe.seed, int(recipe.max_memory))
+            runs = calibration(inputs.given, graph, shapes, recipe.seed)
         whole = cost(graph, inputs.sizes)
     found = cut(Task(graph, whole, recipe, stored_plan(recipe), inputs, runs), watch)
     check_model(proto, to_proto(found.sliced))

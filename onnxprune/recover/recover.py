@@ -68,7 +68,7 @@ def recover(
         source = load_samples(data, input_specs(to_proto(channels.graph)), limit=samples, seed=seed)  # type: ignore[arg-type]
         settings = Settings(method_of(method), memory=memory)
         result, _ = repaired(
-            small, channels, removals, calibration(source, channels.graph, channels.shapes, seed, memory), settings
+            small, channels, removals, calibration(source, channels.graph, channels.shapes, seed), settings
         )
     else:
         result, _ = fold(small, channels, removals)
@@ -99,9 +99,9 @@ def method_of(name: str) -> Method:
     return METHODS[name]
 
 
-def calibration(samples: Samples, graph: Graph, shapes: Shapes, seed: int, memory: int) -> Calibration:
-    """Returns runs to fit, and the held-out fifth to judge by, of a size that fits into ``memory`` bytes."""
-    fitted, held_out = (feeds_of(part, graph, shapes, memory) for part in samples.split())
+def calibration(samples: Samples, graph: Graph, shapes: Shapes, seed: int) -> Calibration:
+    """Returns runs to fit, and the held-out fifth to judge by."""
+    fitted, held_out = (feeds_of(part, graph, shapes) for part in samples.split())
     return Calibration(fitted, held_out, seed)
 
 

@@ -30,8 +30,8 @@ Feeds = Mapping[str, np.ndarray]
 Kept = np.ndarray | Path
 """An array, or a file that holds it."""
 
-LARGEST_RUN, RUN_SHARE, ITEM = 64, 32, 4
-"""Most samples in one run; the largest tensor, ``ITEM`` bytes a number, takes one of so many shares of the memory."""
+LARGEST_RUN, LARGEST_TENSOR, ITEM = 64, 64 << 20, 4
+"""Most samples in one run, and most bytes of its largest tensor, at ``ITEM`` bytes a number."""
 
 MAPPED = 1 << 20
 """Bytes from which on an array is worth a mapping of its own."""
@@ -91,20 +91,19 @@ def read(kept: Kept) -> np.ndarray:
     return np.load(kept, mmap_mode="r") if isinstance(kept, Path) else kept
 
 
-def run_size(graph: Graph, shapes: Shapes, sample: Feeds, memory: int) -> int:
+def run_size(graph: Graph, shapes: Shapes, sample: Feeds) -> int:
     """Returns how many samples to run at a time: at most ``LARGEST_RUN``, fewer where activations are large.
 
     Args:
         graph: What runs.
         shapes: Shapes of its tensors, with any number of samples.
         sample: One sample.
-        memory: Bytes that may be used.
     """
     read = sum(math.prod(shapes.shapes.get(name, ())) for name in sample)
     made = {tensor.name for node in graph.nodes for tensor in node.outputs} - shapes.stored
     largest = max((math.prod(shapes.shapes.get(name, ())) for name in made), default=0)
     each = ITEM * largest / max(read, 1) * sum(np.asarray(array).size for array in sample.values())
-    return int(min(max(memory / RUN_SHARE / max(each, 1), 1), LARGEST_RUN))
+    return int(min(max(LARGEST_TENSOR / max(each, 1), 1), LARGEST_RUN))
 
 
 class Walk:

@@ -142,12 +142,12 @@ def runs_of(channels: Channels, data: object, seed: int, memory: int) -> Runs:
     if isinstance(data, Runs):
         return data
     samples = load_samples(data, input_specs(to_proto(channels.graph)), seed=seed)  # type: ignore[arg-type]
-    return Runs(feeds_of(samples.split()[0], channels.graph, channels.shapes, memory), memory, None, seed)
+    return Runs(feeds_of(samples.split()[0], channels.graph, channels.shapes), memory, None, seed)
 
 
-def feeds_of(samples: Samples, graph: Graph, shapes: Shapes, memory: int) -> list[Feeds]:
-    """Returns samples as feeds of several runs, of a size that fits into ``memory`` bytes beside what is kept."""
-    return list(samples.batches(run_size(graph, shapes, next(samples.batches(1)), memory)))
+def feeds_of(samples: Samples, graph: Graph, shapes: Shapes) -> list[Feeds]:
+    """Returns samples as feeds of several runs, of a size that depends on the model alone."""
+    return list(samples.batches(run_size(graph, shapes, next(samples.batches(1)))))
 
 
 def _owners(channels: Channels) -> Mapping[Axis, list[tuple[str, Index, Index]]]:
