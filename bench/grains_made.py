@@ -17,9 +17,8 @@ from onnxprune.commands.slim import run
 from onnxprune.model.cost import cost
 from onnxprune.plan.plan import Plan
 from onnxprune.recover.depth import choose_blocks, trial_samples
-from onnxprune.recover.recover import BATCH
 from onnxprune.report.schema import LatencyRatio, Report
-from onnxprune.score.readings import Runs
+from onnxprune.score.readings import Runs, feeds_of
 from onnxprune.slim import Recipe
 from onnxprune.surgery.drop import drop_blocks
 
@@ -95,7 +94,7 @@ class Ladder:
         if not count or given is None:
             return ()
         samples = given.split()[0].draw(trial_samples(self._whole, len(blocks), count), self.seed)
-        runs = Runs(list(samples.batches(BATCH)), seed=self.seed)
+        runs = Runs(feeds_of(samples, channels.graph, channels.shapes), seed=self.seed)
         return tuple(drop.block for drop in choose_blocks(channels.graph, blocks, count, runs=runs))
 
     def names(self, count: int) -> tuple[str, ...]:

@@ -1,6 +1,8 @@
 """The shape of the package: imports point one way, modules stay short, and importing the command line is cheap."""
 
 import ast
+import importlib
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -174,3 +176,13 @@ def test_rooms_do_not_hide_public_names() -> None:
 
 def test_package_is_typed() -> None:
     assert (PACKAGE / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE.parent / "bench").glob("*.py")), ids=lambda path: path.stem)
+def test_what_the_benchmarks_import_is_there(path: Path) -> None:
+    """Their other packages need not be installed."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
+            found = importlib.import_module(str(node.module))
+            missing = [alias.name for alias in node.names if not hasattr(found, alias.name)]
+            assert not missing or all(importlib.util.find_spec(f"{node.module}.{name}") for name in missing)
