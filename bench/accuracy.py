@@ -44,7 +44,7 @@ from accuracy_sheet import (
 from accuracy_time import Job, jobs, needed, time_table
 
 from onnxprune.channels.groups import analyze
-from onnxprune.commands.choose import choose_plan
+from onnxprune.commands.choose import Setting, choose_plan
 from onnxprune.commands.recipe import checked
 from onnxprune.model.cost import cost, weight_tensors
 from onnxprune.model.io import Graph, to_proto
@@ -230,7 +230,8 @@ def _strengths(subject: Subject, count: int, sizes: Sizes) -> str:
     given = inputs.given
     if given is None:
         raise ValueError(f"{subject.name} has no calibration samples")
-    removals = choose_plan(channels, recipe, inputs, cost(channels.graph, inputs.sizes)).plan.removals
+    setting = Setting(channels.graph, cost(channels.graph, inputs.sizes))
+    removals = choose_plan(channels, recipe, inputs, setting).plan.removals
     sliced = slice_channels(channels, removals)
     runs = calibration(given, channels.graph, channels.shapes, recipe.seed)
 
