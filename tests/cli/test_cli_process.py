@@ -154,6 +154,9 @@ def slow(tmp_path_factory):
 def test_an_interrupt_leaves_nothing(slow, tmp_path, one_sentence, seconds):
     before = slow.read_bytes()
     arguments = ["slim", slow, "--channels", "0.5", "-o", tmp_path / "out.onnx", "--report", tmp_path / "r.json"]
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", "pass"], check=True)
+    starting = time.monotonic() - began  # on a busy machine that takes long
     process = subprocess.Popen(
         [*ONNXPRUNE, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -161,7 +164,7 @@ def test_an_interrupt_leaves_nothing(slow, tmp_path, one_sentence, seconds):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     if process.returncode == -signal.SIGINT or "Fatal Python error: init" in err:
-        assert seconds < 0.3  # Python itself was still starting
+        assert seconds < 0.3 + 5 * starting  # Python itself was still starting
     else:
         assert process.returncode == 130, (out, err)
         one_sentence(err)
