@@ -99,10 +99,10 @@ def run_size(graph: Graph, shapes: Shapes, sample: Feeds) -> int:
         shapes: Shapes of its tensors, with any number of samples.
         sample: One sample.
     """
-    read = sum(math.prod(shapes.shapes.get(name, ())) for name in sample)
+    fed = sum(math.prod(shapes.shapes.get(name, ())) for name in sample)
     made = {tensor.name for node in graph.nodes for tensor in node.outputs} - shapes.stored
     largest = max((math.prod(shapes.shapes.get(name, ())) for name in made), default=0)
-    each = ITEM * largest / max(read, 1) * sum(np.asarray(array).size for array in sample.values())
+    each = ITEM * largest / max(fed, 1) * sum(np.asarray(array).size for array in sample.values())
     return int(min(max(LARGEST_TENSOR / max(each, 1), 1), LARGEST_RUN))
 
 
