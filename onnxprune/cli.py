@@ -19,6 +19,7 @@ from onnxprune.commands.options import (
     inputs_among,
     machine,
     preprocess_option,
+    quantizing,
     root_option,
     shapes_option,
 )
@@ -81,6 +82,8 @@ def inspect(
 @click.option("--threshold", type=float, metavar="T", help="Or: zero the weights of a smaller magnitude.")
 @click.option("--nm", metavar="N:M", help="Or: keep N of every M consecutive input channels, such as 2:4.")
 @click.option("--block", metavar="KxL", help="Zeros of --sparsity in blocks of outputs x inputs, such as 1x4.")
+@click.option("--int8", is_flag=True, help="Then quantize to 8-bit integers for --target, on samples.")
+@quantizing
 @click.option("--max-macs", metavar="X", help="Or: keep at most this of the MACs, a fraction or such as 3GMAC.")
 @click.option("--max-params", metavar="X", help="Or: keep at most this of the parameters, a fraction or such as 10M.")
 @click.option(

@@ -36,6 +36,12 @@ class Recipe:
     """Instead: ``N:M``, keep N of every M consecutive input channels, such as ``2:4``."""
     block: str | None = None
     """``KxL``: the zeros of ``sparsity`` in blocks of output channels x input channels, such as ``1x4``."""
+    int8: bool = False
+    """Then quantize: 8-bit integers where the target computes in them, ranges and rounding from ``data``."""
+    calibration: str = "auto"
+    """Ranges of what is computed: ``minmax``, ``percentile``, ``entropy``, ``mse``, or ``auto``, the best of them."""
+    reduce_range: bool | None = None
+    """Weights of 7 bits, for x86 without VNNI; by default what this machine needs, for ``ort-cpu``."""
     max_macs: float | str | None = None
     """Instead: what may stay of the multiply-accumulates, a fraction or a number such as ``3GMAC``."""
     max_params: float | str | None = None
@@ -141,6 +147,9 @@ def slim(
     threshold: float | None = None,
     nm: str | None = None,
     block: str | None = None,
+    int8: bool = False,
+    calibration: str = "auto",
+    reduce_range: bool | None = None,
     max_macs: float | str | None = None,
     max_params: float | str | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,

@@ -138,6 +138,26 @@ def machine(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def quantizing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that say how to quantize."""
+    for option in (
+        click.option(
+            "--reduce-range/--no-reduce-range",
+            default=None,
+            help="Weights of 7 bits, for x86 without VNNI; by default what this machine needs.",
+        ),
+        click.option(
+            "--calibration",
+            metavar="NAME",
+            default="auto",
+            show_default=True,
+            help="Ranges by minmax, percentile, entropy or mse; auto: the best for each tensor.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 shapes_option = click.option(
     "--input-shape",
     "input_shape",

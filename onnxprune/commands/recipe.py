@@ -13,6 +13,8 @@ from onnxprune.commands.repair import NONE, repair_name
 from onnxprune.data.preprocess import Preprocess, parse_preprocess
 from onnxprune.errors import UsageError
 from onnxprune.plan.plan import Plan
+from onnxprune.quantize.ranges import AUTO, METHODS
+from onnxprune.quantize.targets import target_of
 from onnxprune.recover.masking import CRITERIA
 from onnxprune.recover.recover import needs_samples
 from onnxprune.slim import Recipe
@@ -22,6 +24,7 @@ DECIDED = ("recipe", "channels", "layers", "max_macs", "max_params", "score", "l
 """Options that a plan has decided already."""
 
 AMOUNTS = ("channels", "layers", "sparsity", "threshold", "nm", "max_macs", "max_params")
+QUANTIZING = ("int8",)
 """Options of which one at least is needed, or a plan, or a rule."""
 
 NO_ZEROS = ("sparsity", "threshold", "nm")
@@ -46,6 +49,9 @@ def checked(recipe: Recipe) -> Recipe:
         threshold=optional(arguments.positive, recipe.threshold, "--threshold"),
         nm=optional(arguments.kept_of_text, recipe.nm, "--nm"),
         block=optional(arguments.block_text, recipe.block, "--block"),
+        int8=arguments.flag(recipe.int8, "--int8"),
+        calibration=arguments.word(recipe.calibration, "--calibration"),
+        reduce_range=optional(arguments.flag, recipe.reduce_range, "--reduce-range"),
         max_macs=optional(arguments.amount_of_macs, recipe.max_macs, "--max-macs"),
         max_params=optional(arguments.amount_of_parameters, recipe.max_params, "--max-params"),
         plan=plan if isinstance(plan, Plan) else optional(arguments.path, plan, "--plan"),
@@ -84,11 +90,20 @@ def checked(recipe: Recipe) -> Recipe:
 
 def _check_choice(recipe: Recipe) -> None:
     ruled = any(rule.amounts for rule in rules_of(recipe))
-    if recipe.plan is None and not ruled and all(getattr(recipe, name) is None for name in AMOUNTS):
+    nothing = recipe.plan is None and not ruled and all(getattr(recipe, name) is None for name in AMOUNTS)
+    if nothing and not quantizes(recipe):
         raise UsageError(
             "nothing is asked for: give --channels R (the fraction of channels to remove), --layers, --sparsity or "
-            "--nm (what else goes), --max-macs X or --max-params X (what may stay), --recipe FILE, or --plan FILE"
+            "--nm (what else goes), --max-macs X or --max-params X (what may stay), --int8, --recipe FILE, or "
+            "--plan FILE"
         )
+    if recipe.calibration not in (*METHODS, AUTO):
+        raise UsageError(
+            f"there is no way {recipe.calibration!r} to choose ranges: choose one of {', '.join(METHODS)}, {AUTO}"
+        )
+    target = target_of(recipe.target)
+    if recipe.int8 and target.refused is not None:
+        raise UsageError(f"--int8 is refused for --target {target.name}: {target.refused}")
     _check_plan(recipe)
     budget = recipe.max_macs is not None or recipe.max_params is not None
     if recipe.channels is not None and budget:
@@ -105,6 +120,11 @@ def _check_choice(recipe: Recipe) -> None:
     for name in mask_scores(recipe):
         if name not in CRITERIA:
             raise UsageError(f"there is no mask score {name!r}: choose one of {', '.join(CRITERIA)}")
+
+
+def quantizes(recipe: Recipe) -> bool:
+    """Returns whether a recipe asks for other numbers than floats of 32 bits."""
+    return any(getattr(recipe, name) for name in QUANTIZING)
 
 
 def mask_scores(recipe: Recipe) -> list[str]:
@@ -130,6 +150,10 @@ def _check_samples(recipe: Recipe) -> None:
         raise UsageError(
             f"the mask score {fitted[0]!r} fits weights to samples: give --data and leave --recover at its default, "
             "or choose magnitude"
+        )
+    if recipe.int8 and recipe.data is None and not recipe.allow_random:
+        raise UsageError(
+            "--int8 takes ranges from samples: give --data, or --allow-random to take them from random inputs"
         )
     if recipe.data is not None or recipe.eval is not None:
         return

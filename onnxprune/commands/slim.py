@@ -18,6 +18,7 @@ from onnxprune.commands.evidence import (
     rounding_note,
 )
 from onnxprune.commands.inputs import Inputs, choose_inputs
+from onnxprune.commands.integers import Integers, failings, integers_of
 from onnxprune.commands.masks import sparsity_of
 from onnxprune.commands.recipe import checked, shown
 from onnxprune.commands.repair import Repair
@@ -32,7 +33,7 @@ from onnxprune.plan.plan import Plan
 from onnxprune.recover.recover import calibration
 from onnxprune.recover.sequential import Calibration
 from onnxprune.report.build import counted_at, describe_side, environment_of, group_rows, node_rows
-from onnxprune.report.schema import Proof, Ratios, RecoveredLayer, Recovery, Report, Sparsity
+from onnxprune.report.schema import Proof, Quantization, Ratios, RecoveredLayer, Recovery, Report, Sparsity
 from onnxprune.runtime.session import SessionOptions, check_provider
 from onnxprune.slim import Progress, Recipe, Result
 from onnxprune.surgery.mask import mask_weights
@@ -62,6 +63,10 @@ class Work:
     notes: tuple[str, ...]
     sparse: bool
     compress: bool
+    quantization: Quantization
+
+
+Proofs = tuple[ProofResult | None, ProofResult | None]
 
 
 def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Result:
@@ -87,26 +92,34 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
     evidence, repairs, result = Evidence(), Recovery(), found.sliced
     if recipe.dry_run and found.masks is not None:
         result = mask_weights(result, found.masks)
+    proofs: Proofs = (None, None)
     if not recipe.dry_run:
         with watch.stage("prove"):
             proofs = prove_cut(found, graph, proto, inputs, options)
         with watch.stage("recover"):
             result, repairs = repaired_cut(found, recipe, runs, watch)
-        with watch.stage("measure"):
-            evidence = measure_models((proto, to_proto(result)), inputs, recipe, watch)
-            evidence.proof, evidence.preparation = proofs
-    costs = whole, cost(result, inputs.sizes)
-    path = Path(model) if isinstance(model, str | os.PathLike) else None
-    small = to_proto(result)
-    kept = stored(small, storage)
     sparsity, notes = sparsity_of(result, infer_shapes(result, inputs.sizes), found.masks)
+    with watch.stage("quantize"):
+        integers = Integers(result)
+        if not recipe.dry_run:
+            integers = integers_of(graph if found.plan.empty else result, recipe, inputs, runs, watch)
+    small = to_proto(integers.graph)
+    if not recipe.dry_run:
+        with watch.stage("measure"):
+            evidence = measure_models((proto, small), inputs, recipe, watch, fake=integers.fake)
+            evidence.proof, evidence.preparation = proofs
+    costs = whole, cost(integers.graph, inputs.sizes)
+    path = Path(model) if isinstance(model, str | os.PathLike) else None
+    kept = stored(small, storage)
     compress = found.masks is not None or graph.sparse or kept is not small
     work = Work(
-        path, recipe, found, (proto, kept), costs, inputs, evidence, repairs, sparsity, notes, graph.sparse, compress
-    )
+        path, recipe, found, (proto, kept), costs, inputs, evidence, repairs, sparsity,
+        (*notes, *integers.notes), graph.sparse, compress, integers.report(small, options),
+    )  # fmt: skip
     report = build_report(work, watch.total())
     met = not missed(recipe, *costs)
     better = found.only_masks or not report.ratios.latency.slower
+    better = better and not failings(report.ratios, report.quantization)
     return Result(small, report, found.plan, better, met, graph.external, storage)
 
 
@@ -189,6 +202,7 @@ def build_report(work: Work, seconds: dict[str, float]) -> Report:
         groups=group_rows(channels, removals),
         blocks=work.cut.depth.rows(),
         sparsity=work.sparsity,
+        quantization=work.quantization,
         nodes=node_rows(work.costs, evidence.per_node),
         warnings=(
             *inputs.notes,
@@ -196,8 +210,9 @@ def build_report(work: Work, seconds: dict[str, float]) -> Report:
             *missed(recipe, *work.costs),
             *choice.notes,
             *work.notes,
+            *failings(Ratios.between(sides[0], sides[1], evidence.ratio), work.quantization),
             *held_out_note(work),
-            *_warnings(work.cut, evidence, proof),
+            *_warnings(work.cut, evidence, proof, quantized=work.quantization.target is not None),
         ),
         seconds=seconds,
         latency_samples=evidence.times,
@@ -219,7 +234,7 @@ def uncounted(total: Cost) -> tuple[str, ...]:
     return (f"MACs are unknown: {total.uncounted} nodes that multiply have unknown shapes; try --input-shape",)
 
 
-def _warnings(cut: Cut, evidence: Evidence, proof: Proof) -> tuple[str, ...]:
+def _warnings(cut: Cut, evidence: Evidence, proof: Proof, *, quantized: bool) -> tuple[str, ...]:
     notes = [
         *rounding_note(evidence.preparation, "the graph as given and as prepared for pruning"),
         *rounding_note(evidence.proof, "the masked original and the pruned model"),
@@ -230,8 +245,8 @@ def _warnings(cut: Cut, evidence: Evidence, proof: Proof) -> tuple[str, ...]:
             "a normalization takes a statistic over the channels of inexact groups, "
             f"which stand outside the proof: {names}"
         )
-    if evidence.ratio.slower and not cut.only_masks:
+    if evidence.ratio.slower and not cut.only_masks and not quantized:
         notes.append("the result is slower than the original on this machine: prune more, or round to another multiple")
-    if cut.plan.empty:
+    if cut.plan.empty and not quantized:
         notes.append("nothing was removed: the plan is empty")
     return tuple(notes)

@@ -97,14 +97,21 @@ def batch_of(graph: gs.Graph, shapes: Shapes) -> int:
 
 
 def weight_tensors(graph: gs.Graph) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the stored floating-point tensors of a graph and its bodies once each, by the name that nodes read."""
+    """Yields the stored weights of a graph and its bodies once each, by the name that nodes read.
+
+    They are floating-point tensors, and integers that DequantizeLinear reads, less their zero point; its scales are none.
+    """
     seen: set[str] = set()
     for node in graph.nodes:
-        for tensor in node.inputs:
-            if isinstance(tensor, gs.Constant) and tensor.name not in seen:
-                seen.add(tensor.name)
-                if is_float(element_type(tensor.dtype)):
-                    yield tensor.name, read_values(tensor)
+        scaled = node.op in ("DequantizeLinear", "QuantizeLinear")
+        for slot, tensor in enumerate(node.inputs):
+            if not isinstance(tensor, gs.Constant) or tensor.name in seen or (scaled and slot > 0):
+                continue
+            seen.add(tensor.name)
+            if is_float(element_type(tensor.dtype)):
+                yield tensor.name, read_values(tensor)
+            elif scaled:
+                yield tensor.name, _less_zero(node)
         if node.op == "Constant":
             values = stored_tensor(node)
             if values is not None and is_float(element_type(values.dtype)):
@@ -112,3 +119,18 @@ def weight_tensors(graph: gs.Graph) -> Iterator[tuple[str, np.ndarray]]:
         for body in node.attrs.values():
             if isinstance(body, gs.Graph):
                 yield from weight_tensors(body)
+
+
+def _less_zero(node: gs.Node) -> np.ndarray:
+    """Returns stored integers less their zero point, in blocks where it is stored so."""
+    values = read_values(node.inputs[0]).astype(np.int64)
+    if len(node.inputs) < 3 or not isinstance(node.inputs[2], gs.Constant):
+        return values
+    zero = read_values(node.inputs[2]).astype(np.int64)
+    axis = int(node.attrs.get("axis", 1)) % max(values.ndim, 1)
+    if zero.size == 1:
+        return np.asarray(values - zero.reshape(-1)[0])
+    if zero.ndim == values.ndim:
+        block = -(-values.shape[axis] // zero.shape[axis])
+        return np.asarray(values - np.take(zero.repeat(block, axis), np.arange(values.shape[axis]), axis))
+    return np.asarray(values - zero.reshape([-1 if dim == axis else 1 for dim in range(values.ndim)]))

@@ -192,3 +192,18 @@ def _store(node: gs.Node, results: Sequence[Array]) -> None:
             for slot, source in enumerate(list(reader.inputs)):
                 if source is tensor:
                     reader.inputs[slot] = constant
+
+
+def store_constants(graph: gs.Graph) -> None:
+    """Stores what Constant nodes hold, in place; results of the graph and what bodies read stay nodes."""
+    kept = {tensor.name for tensor in graph.outputs}
+    for node in graph.nodes:
+        for body in node.attrs.values():
+            kept |= captured(body) if isinstance(body, gs.Graph) else set()
+    dropped = set()
+    for node in graph.nodes:
+        content = stored_tensor(node) if node.op == "Constant" and node.outputs[0].name not in kept else None
+        if content is not None:
+            _store(node, [content])
+            dropped.add(id(node))
+    remove(graph, dropped)

@@ -7,6 +7,7 @@ in the nonlinear reconstruction of Zhang et al. 2015 (Accelerating Very Deep Con
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -80,6 +81,13 @@ class Fit:
         if self.task is None:
             return self.method(*self.sums, matrix, bias, free)
         return refined(self.method, self.sums, (matrix, bias), free, self.task)
+
+
+class Decision(Protocol):
+    """What decides about the weights of one operator where they cannot be any: masks, or a grid."""
+
+    def decide(self, fit: Fit, matrix: Array, bias: Array, /) -> Solution:
+        """Returns admitted weights [g, n, m] and a bias [g, m], those that are given where nothing better is found."""
 
 
 def clipping_of(readers: Sequence[gs.Node], holders: Holders) -> Clipping | None:

@@ -39,6 +39,23 @@ class Masking:
     zeros: int
     criterion: Criterion
 
+    def decide(self, fit: Fit, matrix: Array, bias: Array) -> Solution:
+        """Returns the masked weights that were found, or those that are given where held-out rows do not gain.
+
+        Args:
+            fit: How to fit the operator.
+            matrix: Its weights [g, n, m], masked by magnitude.
+            bias: What it adds, [g, m].
+        """
+        before = fit.error(matrix, bias)
+        dense = fit.method(*fit.sums, self.weight.matrix(), bias)
+        chosen, kept = choose(dense.matrix, damped(fit.sums[0]), self)
+        _, _, x_mean, y_mean = fit.sums[0].centered()
+        found = fit.solve(chosen, y_mean - np.einsum("gi,gim->gm", x_mean, chosen), kept)
+        if found.after < before:
+            return Solution(found.matrix, found.bias, before, found.after)
+        return Solution(matrix, bias, before, before)
+
 
 def masked_graph(dense: Graph, plan: MaskPlan | None, criterion: str) -> tuple[Graph, dict[str, Masking]]:
     """Returns the graph with masks by magnitude, and by the results of operators what samples are to decide."""
@@ -54,24 +71,6 @@ def masked_graph(dense: Graph, plan: MaskPlan | None, criterion: str) -> tuple[G
         if name in weights
     }
     return mask_weights(dense, plan, shapes), decided
-
-
-def masked(fit: Fit, task: Masking, start: tuple[Array, Array]) -> Solution:
-    """Returns the masked weights that were found, or those that the operator has where held-out rows do not gain.
-
-    Args:
-        fit: How to fit the operator.
-        task: What is asked for.
-        start: Matrix [g, n, m], masked by magnitude, and bias [g, m].
-    """
-    before = fit.error(*start)
-    dense = fit.method(*fit.sums, task.weight.matrix(), start[1])
-    chosen, kept = choose(dense.matrix, damped(fit.sums[0]), task)
-    _, _, x_mean, y_mean = fit.sums[0].centered()
-    found = fit.solve(chosen, y_mean - np.einsum("gi,gim->gm", x_mean, chosen), kept)
-    if found.after < before:
-        return Solution(found.matrix, found.bias, before, found.after)
-    return Solution(*start, before, before)
 
 
 def choose(weights: Array, moments: Array, task: Masking) -> tuple[Array, Mask]:

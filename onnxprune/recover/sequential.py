@@ -1,7 +1,7 @@
 """Repair in graph order: every operator is fitted to the original on what the network repaired so far feeds it."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice, repeat
 
 import numpy as np
@@ -16,10 +16,10 @@ from onnxprune.model.shapes import Shapes, ShapeWalk
 from onnxprune.model.sizes import generic_shapes
 from onnxprune.ops.forms import Index, draw, finite, rows_per_run
 from onnxprune.plan.masks import MaskPlan
-from onnxprune.recover.clipping import Batch, Fit, clipping_of
+from onnxprune.recover.clipping import Batch, Decision, Fit, clipping_of
 from onnxprune.recover.differences import Correspondence, Differences
 from onnxprune.recover.least_squares import Method
-from onnxprune.recover.masking import DEFAULT, Masking, masked, masked_graph
+from onnxprune.recover.masking import DEFAULT, masked_graph
 from onnxprune.recover.moments import Moments
 from onnxprune.recover.projection import Projection, projections
 from onnxprune.recover.recurrent import Passage, Task, refit, run_alone
@@ -49,7 +49,8 @@ class Settings:
     """How to repair.
 
     ``residual`` fits the sum behind an operator whose result is only added to something else; ``memory`` is in bytes;
-    ``progress`` hears after every operator how much is done. ``masks`` are put in on the way, by a ``criterion``.
+    ``progress`` hears after every operator how much is done. ``masks`` are put in on the way, by a ``criterion``;
+    ``decisions`` are others, by the result of the operator.
     """
 
     method: Method
@@ -59,6 +60,7 @@ class Settings:
     progress: Progress | None = None
     masks: MaskPlan | None = None
     criterion: str = DEFAULT
+    decisions: Mapping[str, Decision] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def repair(
     store_moved(original)
     result, maskings = masked_graph(result, settings.masks, settings.criterion)
     sequence = _Sequence(result, original, left, calibration, settings)
-    sequence.maskings = maskings
+    sequence.decisions = {**settings.decisions, **maskings}
     names = list(sequence.waiting)
     for number, name in enumerate(names, 1):
         sequence.repair(name)
@@ -105,7 +107,7 @@ def repair(
 class _Sequence:
     """Two walks side by side.
 
-    ``waiting`` are the operators to repair by the name of their result, ``maskings`` what masks are to be chosen.
+    ``waiting`` are the operators to repair by the name of their result, ``decisions`` who decides where.
     """
 
     def __init__(
@@ -145,7 +147,7 @@ class _Sequence:
         ]
         self.waiting = {one.result: one for one in sorted(found, key=lambda one: one.position)}
         self.found: list[Repaired] = []
-        self.maskings: dict[str, Masking] = {}
+        self.decisions: Mapping[str, Decision] = {}
         self._active: set[str] = set()
 
     def repair(self, name: str) -> None:
@@ -206,8 +208,8 @@ class _Sequence:
         clipping = None if place is None else clipping_of(self._readers.get(goal.total, ()), self._holders)
         task = None if clipping is None else (clipping, self._replayed(linear, goal, chosen))
         fit = Fit(self._settings.method, (fitted, held_out), task)
-        masking = self.maskings.get(linear.result)
-        found = fit.solve(matrix, bias, free) if masking is None else masked(fit, masking, (matrix, bias))
+        decision = self.decisions.get(linear.result)
+        found = fit.solve(matrix, bias, free) if decision is None else decision.decide(fit, matrix, bias)
         self.found.append(Repaired(linear.name, found.before / spread, found.after / spread))
         if not found.better:
             return

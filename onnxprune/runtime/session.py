@@ -80,12 +80,18 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """Where and how a model runs; ``threads=None`` takes the cores available to this process."""
+    """Where and how a model runs; ``threads=None`` takes the cores available to this process.
+
+    ``integers=False`` computes what stands between Q and DQ in floats, as written; ``optimized`` is a file to which the
+    runtime writes the model as it runs it.
+    """
 
     provider: str = "cpu"
     threads: int | None = None
     optimize: bool = True
     profile_prefix: str | None = None
+    integers: bool = True
+    optimized: Path | None = None
 
 
 class Session:
@@ -281,6 +287,10 @@ def _native_options(options: SessionOptions, threads: int) -> Any:
     result.add_session_config_entry("session.inter_op.allow_spinning", "0")
     if not options.optimize:
         result.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not options.integers:
+        result.add_session_config_entry("session.disable_quant_qdq", "1")
+    if options.optimized is not None:
+        result.optimized_model_filepath = str(options.optimized)
     if options.profile_prefix is not None:
         result.enable_profiling = True
         result.profile_file_prefix = options.profile_prefix

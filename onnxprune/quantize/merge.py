@@ -1,0 +1,124 @@
+"""Equal graphs in which operators with weights have taken in what only scales and shifts their results.
+
+Q and DQ stand behind an operator, so what a runtime would fuse into it has to be in it before: BatchNormalization, and
+Mul, Div, Add, Sub with a stored number for each channel. Weights that Constant nodes hold, or that Transpose and
+Identity move, become stored tensors.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.model.fold import remove, store_constants, store_moved
+from onnxprune.model.graph import captured
+from onnxprune.model.io import Graph, read_values, write_values
+from onnxprune.model.linear import Array, Holders, Linear, bias_of, linear_nodes, only_reader
+from onnxprune.model.sizes import infer_shapes
+from onnxprune.ops.forms import Scaling, scaling_of
+
+STANDARD = (None, "", "ai.onnx")
+Affine = tuple[Array, Array]
+"""What a result is multiplied with, and what is added to it: [m] each."""
+
+
+def merged(graph: Graph) -> Graph:
+    """Returns an equal graph, weights stored and operators behind them merged into them."""
+    result = graph.copy()
+    store_constants(result)
+    store_moved(result)
+    outside = {tensor.name for tensor in result.outputs}
+    for node in result.nodes:
+        for body in node.attrs.values():
+            outside |= captured(body) if isinstance(body, gs.Graph) else set()
+    holders = Holders(result)
+    dropped: set[int] = set()
+    for linear in list(linear_nodes(result, infer_shapes(result), holders)):
+        if not linear.scales:
+            _merge(linear, holders, outside, dropped)
+    remove(result, dropped)
+    return result
+
+
+def _merge(linear: Linear, holders: Holders, outside: set[str], dropped: set[int]) -> None:
+    node = linear.node
+    place = bias_of(linear, holders) if node.op != "MatMul" else None
+    groups, _, columns = linear.matrix().shape
+    gain, shift = np.ones(groups * columns), np.zeros(groups * columns)
+    while (affine := _behind(node, linear, holders, outside, shifts=place is not None)) is not None:
+        reader = node.outputs[0].outputs[0]
+        gain, shift = gain * affine[0], shift * affine[0] + affine[1]
+        result = reader.outputs[0]
+        reader.inputs.clear()
+        reader.outputs.clear()
+        node.outputs[0] = result
+        dropped.add(id(reader))
+    if (gain != 1).any():
+        linear.write(linear.matrix() * gain.reshape(groups, 1, columns))
+        if linear.added is not None:
+            shift = shift + (gain - 1) * linear.bias().reshape(-1)
+    if place is not None and shift.any():
+        place.add(shift, read_values(linear.stored).dtype)
+    _plain(node, linear)
+
+
+def _plain(node: gs.Node, linear: Linear) -> None:
+    """Takes the factors of a Gemm into what it multiplies with and adds."""
+    for name, held in (("alpha", linear.stored), ("beta", linear.added)):
+        factor = node.attrs.pop(name, 1.0) if node.op == "Gemm" else 1.0
+        if held is not None and factor != 1:
+            values = read_values(held)
+            write_values(held, (values * factor).astype(values.dtype))
+
+
+def _behind(node: gs.Node, linear: Linear, holders: Holders, outside: set[str], *, shifts: bool) -> Affine | None:
+    """Returns what the only reader of a result does to it, if that is to scale and shift its channels."""
+    reader = only_reader(node)
+    if reader is None or reader.domain not in STANDARD or node.outputs[0].name in outside:
+        return None
+    if reader.op == "BatchNormalization":
+        if linear.form.output != 1 or not shifts:
+            return None
+        held = [holders.get(tensor) for tensor in reader.inputs[1:5]]
+        vectors = [None if one is None else read_values(one) for one in held]
+        form = scaling_of(reader, vectors)
+        return None if form is None else _normalization(form, vectors)
+    return _arithmetic(node, reader, linear, holders, shifts=shifts)
+
+
+def _normalization(form: Scaling, vectors: list[np.ndarray | None]) -> Affine | None:
+    scale, bias = vectors[0], vectors[1]
+    if scale is None or bias is None:
+        return None
+    gain = scale.astype(np.float64) / form.deviation
+    return gain, bias.astype(np.float64) - form.mean * gain
+
+
+def _arithmetic(node: gs.Node, reader: gs.Node, linear: Linear, holders: Holders, *, shifts: bool) -> Affine | None:
+    if reader.op not in ("Add", "Div", "Mul", "Sub") or len(reader.inputs) != 2:
+        return None
+    slot = 1 if reader.inputs[0] is node.outputs[0] else 0
+    held = holders.get(reader.inputs[slot])
+    if held is None or (slot == 0 and reader.op in ("Div", "Sub")) or (not shifts and reader.op in ("Add", "Sub")):
+        return None
+    vector = _by_channel(read_values(held), linear)
+    if vector is None:
+        return None
+    ones, zeros = np.ones(vector.size), np.zeros(vector.size)
+    if reader.op in ("Add", "Sub"):
+        return ones, vector if reader.op == "Add" else -vector
+    return (vector, zeros) if reader.op == "Mul" else (1 / np.where(vector == 0, np.nan, vector), zeros)
+
+
+def _by_channel(values: np.ndarray, linear: Linear) -> Array | None:
+    """Returns a stored operand as one number for each channel of a result, if it has no more."""
+    groups, _, columns = linear.matrix().shape
+    width = groups * columns
+    if values.size == 1 and values.ndim <= 1:
+        return np.full(width, float(values.reshape(-1)[0]))
+    rank = len(linear.node.outputs[0].shape or ()) or (2 + len(getattr(linear.form, "kernel", ())))
+    shape = (1,) * (rank - values.ndim) + values.shape
+    dim = linear.form.output % rank
+    if values.size != width or values.ndim > rank or shape[dim] != width:
+        return None
+    return values.reshape(-1).astype(np.float64)
