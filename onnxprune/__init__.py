@@ -6,7 +6,7 @@ One call does everything::
     result.save("model.slim.onnx")
 
 and the steps are here one by one: load, analyze, score, plan, apply, prove, recover,
-validate, save.
+quantize, validate, save.
 """
 
 import importlib
@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 # Rooms that share their name with a public function are loaded before it, or loading them later would hide it.
 import onnxprune.plan
+import onnxprune.quantize
 import onnxprune.recover
 import onnxprune.score
 import onnxprune.slim
 import onnxprune.validate  # noqa: F401
 
-del plan, recover, score, slim, validate  # noqa: F821
+del plan, quantize, recover, score, slim, validate  # noqa: F821
 
 if TYPE_CHECKING:
     from onnxprune.channels.groups import analyze
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from onnxprune.commands.inspect import inspect
     from onnxprune.model.io import load, save, to_proto
     from onnxprune.plan.plan import Plan, plan
+    from onnxprune.quantize.quantize import quantize
     from onnxprune.recover.recover import recover
     from onnxprune.score.scores import score
     from onnxprune.slim import Recipe, Result, slim
@@ -38,14 +40,15 @@ if TYPE_CHECKING:
 _HOMES = {
     "Plan": "plan.plan", "Recipe": "slim", "Result": "slim", "analyze": "channels.groups", "apply": "surgery.apply",
     "bench": "commands.bench", "check": "commands.check", "compare": "commands.compare", "inspect": "commands.inspect",
-    "load": "model.io", "plan": "plan.plan", "prove": "validate.proof", "recover": "recover.recover",
+    "load": "model.io", "plan": "plan.plan", "prove": "validate.proof", "quantize": "quantize.quantize",
+    "recover": "recover.recover",
     "save": "model.io", "score": "score.scores", "slim": "slim", "to_proto": "model.io",
     "validate": "commands.compare",
 }  # fmt: skip
 
 __all__ = [
     "Plan", "Recipe", "Result", "analyze", "apply", "bench", "check", "compare", "inspect", "load", "plan", "prove",
-    "recover", "save", "score", "slim", "to_proto", "validate",
+    "quantize", "recover", "save", "score", "slim", "to_proto", "validate",
 ]  # fmt: skip
 
 

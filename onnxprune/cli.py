@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,16 @@ from onnxprune.commands.options import (
     RoundTo,
     common,
     inputs_among,
+    judging,
     machine,
+    memory_option,
+    output_option,
     preprocess_option,
     quantizing,
     root_option,
+    selecting,
     shapes_option,
+    target_option,
 )
 from onnxprune.commands.process import bar, explain, silence_stdout, uninterrupted
 
@@ -68,9 +73,7 @@ def inspect(
 
 @cli.command(short_help="Remove channels, blocks or weights of MODEL, and prove the result.")
 @click.argument("model", type=Path)
-@click.option(
-    "-o", "--output", type=Path, metavar="OUT", help="Where to write; <stem>.slim.onnx beside MODEL by default."
-)
+@output_option
 @click.option(
     "--channels",
     type=float,
@@ -111,9 +114,7 @@ def inspect(
     metavar="NAME",
     help="Repair on samples: least-squares (default), statistics or bias; without: none (default) or fold.",
 )
-@click.option(
-    "--max-memory", metavar="SIZE", default="2GB", show_default=True, help="For what samples make of a model."
-)
+@memory_option
 @click.option(
     "--allocation",
     metavar="NAME",
@@ -127,13 +128,7 @@ def inspect(
     show_default=True,
     help="Keep channel counts at multiples of N; auto: what the target likes.",
 )
-@click.option(
-    "--target",
-    type=click.Choice(["ort-cpu", "ort-cuda", "tensorrt", "generic"]),
-    default="ort-cpu",
-    show_default=True,
-    help="What the result is made for.",
-)
+@target_option
 @click.option(
     "--nm-min-channels",
     type=click.IntRange(1),
@@ -147,77 +142,62 @@ def inspect(
     show_default=True,
     help="Store weights with many zeros in sparse form, for ONNX Runtime.",
 )
-@click.option(
-    "--include",
-    multiple=True,
-    metavar="PATTERN",
-    help="Only groups, blocks and weights matching PATTERN: a name or glob, re:... or op:Conv. Repeatable.",
-)
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="No groups, blocks and weights matching PATTERN.")
+@selecting
 @click.option("--inexact", is_flag=True, help="Also groups whose statistic over channels is not kept exact.")
-@click.option("--data", type=Path, metavar="SRC", help=SOURCES)
-@click.option(
-    "--eval",
-    "evaluation",
-    type=Path,
-    metavar="SRC",
-    help="Samples for the verdict; the held-out last fifth of --data by default.",
-)
-@click.option("--metric", metavar="NAME", help="top1, top5, agreement, cosine or mse.")
-@preprocess_option
-@click.option(
-    "--samples",
-    type=click.IntRange(1),
-    metavar="N",
-    default=1024,
-    show_default=True,
-    help="Largest number of samples used of --data; of more, N are drawn by --seed.",
-)
-@click.option(
-    "--allow-random", is_flag=True, help="Without samples, take metrics on seeded random inputs; the report says so."
-)
-@click.option("--no-latency", is_flag=True, help="Skip timing.")
-@click.option("--strict", is_flag=True, help="Write nothing where a budget is missed.")
-@click.option("--dry-run", is_flag=True, help="Plan and count; write nothing.")
-@click.option("--force", is_flag=True, help="Replace existing files.")
+@judging
 @shapes_option
 @root_option
 @machine
 @common
-def slim(
-    model: Path,
-    output: Path | None,
-    save_plan: Path | None,
-    evaluation: Path | None,
-    force: bool,
-    input_shape: Sequence[tuple[str, tuple[int, ...]]],
-    as_json: bool,
-    reports: Sequence[Path],
-    quiet: bool,
-    **options: Any,
-) -> None:
-    """Remove channels, blocks or weights of MODEL, prove the result, measure it, and write it."""
+def slim(model: Path, **options: Any) -> None:
+    """Remove channels, blocks or weights of MODEL, quantize it, prove the result, measure it, and write it."""
+    write_smaller(model, options)
+
+
+@cli.command(short_help="Quantize MODEL to 8-bit integers, and measure the result.")
+@click.argument("model", type=Path)
+@output_option
+@target_option
+@quantizing
+@selecting
+@memory_option
+@judging
+@shapes_option
+@root_option
+@machine
+@common
+def quantize(model: Path, **options: Any) -> None:
+    """Quantize MODEL for a target on samples: slim with that step alone. Ends with 1 where the result is not better."""
+    write_smaller(model, {"int8": True, "save_plan": None, **options})
+
+
+def write_smaller(model: Path, options: Mapping[str, Any]) -> None:
+    """Makes a smaller model, writes what was asked for, and ends with the code that says whether it is better."""
     from onnxprune.commands.files import check_outputs, default_output, write_text
     from onnxprune.slim import slim as run
 
     with uninterrupted():
         import onnxprune.commands.slim  # noqa: F401
 
+    own = ("output", "save_plan", "force", "evaluation", "as_json", "reports", "quiet")
+    output, save_plan, force, evaluation, as_json, reports, quiet = (options[name] for name in own)
+    recipe = {name: value for name, value in options.items() if name not in own}
+    recipe["input_shape"] = dict(options["input_shape"])
     target = output or default_output(model)
-    written = [*([] if options["dry_run"] else [target]), *([save_plan] if save_plan else [])]
-    check_outputs(written, reports, inputs_among({"model": model, "evaluation": evaluation, **options}), force=force)
+    written = [*([] if recipe["dry_run"] else [target]), *([save_plan] if save_plan else [])]
+    check_outputs(written, reports, inputs_among({"model": model, "evaluation": evaluation, **recipe}), force=force)
     with bar(quiet=quiet) as progress:
-        result = run(model, eval=evaluation, input_shape=dict(input_shape), progress=progress, **options)
-    kept = result.met or not options["strict"]
+        result = run(model, eval=evaluation, progress=progress, **recipe)
+    kept = result.wanted or not recipe["strict"]
     if not kept:
-        click.echo("onnxprune: a budget was missed and --strict was given: nothing was written", err=True)
-    if not options["dry_run"] and kept:
+        click.echo("onnxprune: a goal was missed and --strict was given: nothing was written", err=True)
+    if not recipe["dry_run"] and kept:
         result.save(target, overwrite=force)
         click.get_current_context().obj["written"] = True
     if save_plan is not None and kept:
         write_text(save_plan, result.plan.to_json())
     deliver(result.report, as_json=as_json, reports=reports, quiet=quiet)
-    if not (result.better and result.met):
+    if not (result.better and result.wanted):
         raise SystemExit(NOT_BETTER)
 
 
@@ -282,9 +262,14 @@ def bench(
     deliver(report, as_json=as_json, reports=reports, quiet=quiet)
 
 
-@cli.command(short_help="Say whether the zeros of MODEL are where they should be.")
+@cli.command(short_help="Say whether a target takes MODEL and runs it fast, and where its zeros are.")
 @click.argument("model", type=Path)
 @click.option("--nm", metavar="N:M", help="The pattern: N of every M consecutive input channels, such as 2:4.")
+@click.option(
+    "--target",
+    type=click.Choice(["ort-cpu", "ort-cuda", "tensorrt", "generic"]),
+    help="What it is to run on: its rules for quantized models.",
+)
 @click.option(
     "--nm-min-channels",
     type=click.IntRange(1),
@@ -304,15 +289,16 @@ def check(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Say whether the zeros of MODEL are where they should be, operator by operator; ends with 1 where not."""
+    """Say which rules of --target MODEL breaks, and where its zeros break --nm, node by node; ends with 1 if any."""
     with uninterrupted():
         from onnxprune.commands.check import check as run
+        from onnxprune.report.findings import accepted
         from onnxprune.report.patterns import conforms
 
     with bar(quiet=quiet) as progress:
         report = run(model, input_shape=dict(input_shape), progress=progress, **options)
     deliver(report, as_json=as_json, reports=reports, quiet=quiet)
-    if not conforms(report):
+    if not (conforms(report) and accepted(report)):
         raise SystemExit(VIOLATED)
 
 

@@ -112,7 +112,8 @@ class Recipe:
 class Result:
     """The smaller model, what was found on the way, and the plan that replays it.
 
-    ``better`` is false where the result was measured to be slower than the original, ``met`` where it exceeds a budget.
+    ``better`` is false where the result was measured to be slower than the original, or is quantized and not both
+    smaller and faster; ``met`` is false where it exceeds a budget.
     ``store_sparse`` says whether weights with many zeros are saved in sparse form.
     """
 
@@ -121,8 +122,14 @@ class Result:
     plan: Plan
     better: bool = True
     met: bool = True
+    quantized: bool = False
     external: bool = False
     store_sparse: str = "never"
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it is what was asked for: within its budgets, and better where that was all that it was for."""
+        return self.met and (self.better or not self.quantized)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Writes the model, whole or not at all; from then on ``report`` holds the path and the digest of the file.

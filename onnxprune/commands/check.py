@@ -1,7 +1,8 @@
-"""Are the zeros of a file where they should be: every operator with weights, held against a pattern."""
+"""Will a file be fast and accepted on a target, and are its zeros where they should be."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,10 @@ from onnxprune.model.sizes import infer_shapes
 from onnxprune.model.weights import Weight, weights_of
 from onnxprune.ops.forms import Product, TransposedConvolution
 from onnxprune.plan.masks import MIXING, MaskDemand, eligible_weights
+from onnxprune.quantize.lint import lint
+from onnxprune.quantize.targets import target_of
 from onnxprune.report.build import counted_at, describe_side, environment_of
-from onnxprune.report.schema import Report, SparseTensor, Sparsity
+from onnxprune.report.schema import FindingRow, Report, SparseTensor, Sparsity
 from onnxprune.runtime.session import SessionOptions
 from onnxprune.score.masks import PerGroup, arranged
 from onnxprune.slim import Progress
@@ -33,31 +36,36 @@ def check(
     *,
     nm: str | None = None,
     nm_min_channels: int = 1,
+    target: str | None = None,
     input_shape: Mapping[str, Sequence[int]] | None = None,
     external_root: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Returns a report that says under ``sparsity`` where the weights of a model keep to N:M, and where not.
+    """Returns a report that says which rules of a target a model breaks, and where its weights keep to N:M.
 
-    Every N of M consecutive weights along the input channels may differ from zero, for each output channel, kernel
-    position and group; zero is the zero point where weights are quantized.
+    Rules of Q/DQ and of integer operators stand under ``findings``, zeros under ``sparsity``: N of every M consecutive
+    weights along the input channels may differ from zero, for each output channel, kernel position and group; zero is
+    the zero point where weights are quantized.
 
     Args:
         model: A path, a ``ModelProto`` or a graphsurgeon graph.
         nm: The pattern, such as ``2:4``.
         nm_min_channels: Operators with fewer input or output channels need not keep to it.
+        target: What the model is to run on: ort-cpu, ort-cuda, tensorrt or generic.
         input_shape: Concrete shapes of inputs with free dimensions.
         external_root: Folder into which links to weight files may lead.
         progress: Called with the stage and the fraction of it that is done.
 
     Raises:
-        UsageError: nothing is asked for, or it is not N:M, or ``input_shape`` does not fit the model.
+        UsageError: nothing is asked for, or it is not N:M, there is no such target, or ``input_shape`` does not fit
+            the model.
         ModelError: the model is invalid.
     """
-    if nm is None:
-        raise UsageError("nothing is asked for: give --nm N:M, such as --nm 2:4")
-    pattern = PerGroup(*arguments.kept_of(nm, "--nm"))
-    demand = MaskDemand(pattern, nm_min_channels=arguments.count(nm_min_channels, "--nm-min-channels"))
+    if nm is None and target is None:
+        raise UsageError("nothing is asked for: give --nm N:M, such as --nm 2:4, or --target, such as --target ort-cpu")
+    pattern = None if nm is None else PerGroup(*arguments.kept_of(nm, "--nm"))
+    least = arguments.count(nm_min_channels, "--nm-min-channels")
+    chosen = None if target is None else target_of(target)
     overrides = arguments.shapes(input_shape, "--input-shape")
     root = arguments.optional(arguments.path, external_root, "--external-root")
     watch = Stopwatch(progress)
@@ -71,16 +79,23 @@ def check(
         except ModelError:
             sizes = None
         shapes = infer_shapes(graph, sizes)
-        sparsity = held_against(*with_real_weights(graph, shapes), demand, pattern)
+        sparsity = Sparsity()
+        if pattern is not None:
+            demand = MaskDemand(pattern, nm_min_channels=least)
+            sparsity = held_against(*with_real_weights(graph, shapes), demand, pattern)
+        found = () if chosen is None else lint(graph, shapes, chosen)
+    asked = {} if pattern is None else {"nm": str(pattern), "nm_min_channels": least}
+    lacking = pattern is not None and all(row.reason is not None for row in sparsity.tensors)
     path = Path(model) if isinstance(model, str | os.PathLike) else None
     return Report(
         command="check",
-        options={"nm": str(pattern), "nm_min_channels": demand.nm_min_channels},
+        options={**asked, **({} if chosen is None else {"target": chosen.name})},
         environment=environment_of(SessionOptions(), 0),
         before=describe_side(proto, cost(graph, shapes=shapes), path, sparse=graph.sparse),
         input_shapes=counted_at(graph, shapes.shapes),
         sparsity=sparsity,
-        warnings=() if any(row.reason is None for row in sparsity.tensors) else (_nothing(pattern),),
+        findings=tuple(FindingRow(**asdict(one)) for one in found),
+        warnings=(_nothing(str(pattern)),) if lacking else (),
         seconds=watch.total(),
     )
 
@@ -141,5 +156,5 @@ def _unread(node: gs.Node, holders: Holders) -> Iterator[tuple[SparseTensor, int
             yield SparseTensor(tensor.name, node=node_name(node), reason=reason), 0
 
 
-def _nothing(pattern: PerGroup) -> str:
+def _nothing(pattern: str) -> str:
     return f"no operator has weights that {pattern} could be asked of: see the reasons"

@@ -5,17 +5,18 @@ from dataclasses import dataclass
 import onnx
 
 from onnxprune.commands.inputs import Inputs
+from onnxprune.commands.masks import named_masks
 from onnxprune.commands.stopwatch import Stopwatch
-from onnxprune.errors import PlanError
+from onnxprune.errors import CalibrationError
 from onnxprune.model.io import Graph
 from onnxprune.model.sizes import infer_shapes
-from onnxprune.quantize.placement import Placement
-from onnxprune.quantize.quantize import Settings, quantize_graph
+from onnxprune.plan.select import admitted
+from onnxprune.quantize.placement import Placement, Wanted
+from onnxprune.quantize.quantize import Settings, needs_seven_bits, quantize_graph
 from onnxprune.quantize.targets import target_of
 from onnxprune.recover.recover import calibration
 from onnxprune.recover.sequential import Calibration
 from onnxprune.report.schema import Fusion, LeftNode, Quantization, Ratios
-from onnxprune.runtime.arithmetic import saturates
 from onnxprune.runtime.fusion import on_integers
 from onnxprune.runtime.session import SessionOptions
 from onnxprune.slim import Recipe
@@ -24,8 +25,6 @@ SEVEN_BITS = (
     "weights have 7 bits: this machine adds products of 8-bit numbers in 16 bits, where they overflow; "
     "--no-reduce-range keeps 8 for machines with VNNI"
 )
-RUNS_HERE = {"ort-cpu": "cpu"}
-"""Targets whose files run here as they will run there, by the execution provider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class Integers:
     @property
     def fake(self) -> bool:
         """Whether the integers are for another runtime, so that here they are computed as floats and not timed."""
-        return self.placement is not None and self.target not in RUNS_HERE
+        return self.placement is not None and not target_of(str(self.target)).here
 
     def report(self, model: onnx.ModelProto, options: SessionOptions) -> Quantization:
         """Returns what the report says about them; which of them the runtime really computes in integers too."""
@@ -74,21 +73,27 @@ def integers_of(graph: Graph, recipe: Recipe, inputs: Inputs, runs: Calibration 
     if runs is None and inputs.verdict is not None:
         runs = calibration(inputs.verdict, graph, infer_shapes(graph, inputs.sizes), recipe.seed)
     if runs is None:
-        raise PlanError("there are no samples to take ranges from: give --data")
+        raise CalibrationError("there are no samples to take ranges from: give --data")
     reduced = recipe.reduce_range
     notes = []
     if reduced is None:
-        reduced = target.name == "ort-cpu" and saturates()
+        reduced = needs_seven_bits(target)
         notes += [SEVEN_BITS] if reduced else []
     settings = Settings(
-        target, recipe.calibration, reduced, memory=int(recipe.max_memory), options=options, progress=watch.progress
-    )
+        target, recipe.calibration, reduced, memory=int(recipe.max_memory), wanted=_wanted(graph, recipe, inputs),
+        options=options, progress=watch.progress,
+    )  # fmt: skip
     result, placement, _ = quantize_graph(graph, runs, settings)
-    if not placement.weights:
-        reasons = dict.fromkeys(one.reason for one in placement.left)
-        why = next(iter(reasons), "it has no operator with stored weights")
-        raise PlanError(f"nothing can be quantized for {target.name} ({why}): choose another --target")
     return Integers(result, placement, target.name, tuple(notes))
+
+
+def _wanted(graph: Graph, recipe: Recipe, inputs: Inputs) -> Wanted | None:
+    """Returns which operators selectors admit; ``None`` for all."""
+    if not recipe.include and not recipe.exclude:
+        return None
+    things = named_masks(graph, infer_shapes(graph, inputs.sizes))
+    names = admitted(things, recipe.include, recipe.exclude)
+    return lambda node, tensor: tensor in names
 
 
 def failings(ratios: Ratios, found: Quantization) -> tuple[str, ...]:
@@ -97,9 +102,7 @@ def failings(ratios: Ratios, found: Quantization) -> tuple[str, ...]:
         return ()
     reasons = []
     if ratios.bytes is not None and ratios.bytes >= 1:
-        reasons.append(
-            "the quantized file is not smaller, its weights are few beside what Q/DQ add: leave it float, or give --fp16"
-        )
+        reasons.append("the quantized file is not smaller, its weights are few beside what Q/DQ add: keep it float")
     latency = ratios.latency
     if latency.median is not None and (latency.median >= 1 or (latency.high is not None and latency.high >= 1)):
         reasons.append(

@@ -138,6 +138,58 @@ def machine(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def selecting(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that say what may change."""
+    for option in (
+        click.option(
+            "--exclude", multiple=True, metavar="PATTERN", help="No groups, blocks and weights that match. Repeatable."
+        ),
+        click.option(
+            "--include",
+            multiple=True,
+            metavar="PATTERN",
+            help="Only groups, blocks and weights matching PATTERN: a name or glob, re:... or op:Conv. Repeatable.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def judging(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of samples, of the verdict on a result, and of what is written."""
+    for option in (
+        click.option("--force", is_flag=True, help="Replace existing files."),
+        click.option("--dry-run", is_flag=True, help="Plan and count; write nothing."),
+        click.option("--strict", is_flag=True, help="Write nothing where a goal is missed."),
+        click.option("--no-latency", is_flag=True, help="Skip timing."),
+        click.option(
+            "--allow-random",
+            is_flag=True,
+            help="Without samples, take ranges and metrics on seeded random inputs; the report says so.",
+        ),
+        click.option(
+            "--samples",
+            type=click.IntRange(1),
+            metavar="N",
+            default=1024,
+            show_default=True,
+            help="Largest number of samples used of --data; of more, N are drawn by --seed.",
+        ),
+        preprocess_option,
+        click.option("--metric", metavar="NAME", help="top1, top5, agreement, cosine or mse."),
+        click.option(
+            "--eval",
+            "evaluation",
+            type=Path,
+            metavar="SRC",
+            help="Samples for the verdict; the held-out last fifth of --data by default.",
+        ),
+        click.option("--data", type=Path, metavar="SRC", help=SOURCES),
+    ):
+        command = option(command)
+    return command
+
+
 def quantizing(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that say how to quantize."""
     for option in (
@@ -173,4 +225,17 @@ preprocess_option = click.option(
 )
 root_option = click.option(
     "--external-root", type=Path, metavar="DIR", help="Admit links to weight files that resolve inside DIR."
+)
+output_option = click.option(
+    "-o", "--output", type=Path, metavar="OUT", help="Where to write; <stem>.slim.onnx beside MODEL by default."
+)
+target_option = click.option(
+    "--target",
+    type=click.Choice(["ort-cpu", "ort-cuda", "tensorrt", "generic"]),
+    default="ort-cpu",
+    show_default=True,
+    help="What the result is made for.",
+)
+memory_option = click.option(
+    "--max-memory", metavar="SIZE", default="2GB", show_default=True, help="For what samples make of a model."
 )

@@ -13,7 +13,7 @@ from onnxprune.commands.repair import NONE, repair_name
 from onnxprune.data.preprocess import Preprocess, parse_preprocess
 from onnxprune.errors import UsageError
 from onnxprune.plan.plan import Plan
-from onnxprune.quantize.ranges import AUTO, METHODS
+from onnxprune.quantize.ranges import method_of
 from onnxprune.quantize.targets import target_of
 from onnxprune.recover.masking import CRITERIA
 from onnxprune.recover.recover import needs_samples
@@ -50,7 +50,7 @@ def checked(recipe: Recipe) -> Recipe:
         nm=optional(arguments.kept_of_text, recipe.nm, "--nm"),
         block=optional(arguments.block_text, recipe.block, "--block"),
         int8=arguments.flag(recipe.int8, "--int8"),
-        calibration=arguments.word(recipe.calibration, "--calibration"),
+        calibration=method_of(recipe.calibration),
         reduce_range=optional(arguments.flag, recipe.reduce_range, "--reduce-range"),
         max_macs=optional(arguments.amount_of_macs, recipe.max_macs, "--max-macs"),
         max_params=optional(arguments.amount_of_parameters, recipe.max_params, "--max-params"),
@@ -96,10 +96,6 @@ def _check_choice(recipe: Recipe) -> None:
             "nothing is asked for: give --channels R (the fraction of channels to remove), --layers, --sparsity or "
             "--nm (what else goes), --max-macs X or --max-params X (what may stay), --int8, --recipe FILE, or "
             "--plan FILE"
-        )
-    if recipe.calibration not in (*METHODS, AUTO):
-        raise UsageError(
-            f"there is no way {recipe.calibration!r} to choose ranges: choose one of {', '.join(METHODS)}, {AUTO}"
         )
     target = target_of(recipe.target)
     if recipe.int8 and target.refused is not None:

@@ -120,7 +120,7 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
     met = not missed(recipe, *costs)
     better = found.only_masks or not report.ratios.latency.slower
     better = better and not failings(report.ratios, report.quantization)
-    return Result(small, report, found.plan, better, met, graph.external, storage)
+    return Result(small, report, found.plan, better, met, integers.placement is not None, graph.external, storage)
 
 
 def prove_cut(

@@ -130,7 +130,8 @@ def narrow(pairs: Pairs, product: Product, least: int) -> str:
         return ""
     groups, rows, columns = weight.shape
     inputs, outputs = groups * rows // weight.spread, groups * columns
-    return "" if min(inputs, outputs) >= least else f"{inputs} inputs and {outputs} outputs, it gains from {least} on"
+    words = f"{inputs} input and {outputs} output channels"
+    return "" if min(inputs, outputs) >= least else f"{words}, it gains from {least} on"
 
 
 def fan_out(pairs: Pairs, target: Target) -> Iterator[Hit]:

@@ -173,7 +173,8 @@ def _becomes_gemm(pairs: Pairs, product: Product, add: gs.Node, slot: int) -> bo
     width = pairs.shapes.shapes.get(product.node.outputs[0].name, (0,))[-1]
     if bias is None or bias.size != width or width < 2 or product.slot != 1 or not data:
         return False
-    fixed = all(isinstance(size, int) for tensor in pairs.graph.inputs for size in tensor.shape or ("",))
+    sizes = [size for tensor in pairs.graph.inputs for size in (("",) if tensor.shape is None else tensor.shape)]
+    fixed = all(isinstance(size, int) for size in sizes)
     return bias.ndim <= 2 if len(data) == 2 else bias.ndim == 1 and fixed
 
 

@@ -127,7 +127,7 @@ class _Placing:
         """Returns the placement."""
         while gone := [node for node in self._nodes if id(node) in self._live and not self._stays(node)]:
             self._live.difference_update(map(id, gone))
-        scaled = {}
+        scaled: dict[str, tuple[str, float]] = {}
         for node in self._living(Role.SCALE):
             slot, factor = self._factor(node) or (0, 1.0)
             root, before = scaled.get(node.inputs[slot].name, (node.inputs[slot].name, 1.0))
@@ -352,8 +352,12 @@ class _Placing:
                 continue
             if node.op in self._target.floats:
                 yield Left(node_name(node), self._target.floats[node.op])
-            elif self._is_linear(node) or (node.op in self._target.rules and self._is_float(node)):
+            elif self._is_linear(node) or (self._computes(node) and self._is_float(node)):
                 yield Left(node_name(node), self._reasons.get(id(node), ALONE if self._rule(node) else NO_KERNEL))
+
+    def _computes(self, node: gs.Node) -> bool:
+        rule = self._target.rules.get(node.op)
+        return rule is not None and rule.role in (Role.JOIN, Role.MULTIPLY)
 
     def _is_float(self, node: gs.Node) -> bool:
         return self._shapes.types.get(node.outputs[0].name) == onnx.TensorProto.FLOAT

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.errors import UsageError
-from onnxprune.model.io import Graph
+from onnxprune import arguments
+from onnxprune.arguments import optional
+from onnxprune.data.preprocess import InputForm, Preprocess, parse_preprocess
+from onnxprune.data.samples import DataSource, load_samples
+from onnxprune.errors import PlanError, UsageError
+from onnxprune.model.inline import without_functions
+from onnxprune.model.io import Graph, load, to_proto
 from onnxprune.model.linear import Holders, linear_nodes
 from onnxprune.model.sizes import infer_shapes
 from onnxprune.quantize.calibrate import choose_ranges, read
@@ -17,13 +23,15 @@ from onnxprune.quantize.grids import REDUCED, scale_of
 from onnxprune.quantize.merge import merged
 from onnxprune.quantize.opset import raised
 from onnxprune.quantize.placement import Placement, Wanted, place
-from onnxprune.quantize.ranges import AUTO
+from onnxprune.quantize.ranges import AUTO, method_of
 from onnxprune.quantize.rounding import Rounding
-from onnxprune.quantize.targets import Target
+from onnxprune.quantize.targets import Target, target_of
 from onnxprune.recover import sequential as recover
 from onnxprune.recover.least_squares import solve
+from onnxprune.recover.recover import calibration as runs_of
 from onnxprune.recover.sequential import Calibration, Repaired
-from onnxprune.runtime.session import SessionOptions
+from onnxprune.runtime.arithmetic import saturates
+from onnxprune.runtime.session import SessionOptions, input_specs
 from onnxprune.runtime.walk import Progress
 
 
@@ -39,6 +47,57 @@ class Settings:
     wanted: Wanted | None = None
     options: SessionOptions | None = None
     progress: Progress | None = None
+
+
+def quantize(
+    model: object,
+    data: DataSource,
+    target: str = "ort-cpu",
+    *,
+    calibration: str = AUTO,
+    reduce_range: bool | None = None,
+    preprocess: object = None,
+    samples: int = 1024,
+    seed: int = 0,
+    max_memory: int | str = "2GB",
+    external_root: str | os.PathLike[str] | None = None,
+) -> Graph:
+    """Returns a copy of a model that a target computes in 8-bit integers where it has kernels for them.
+
+    Args:
+        model: A path, a ``ModelProto`` or a graph.
+        data: Calibration samples, in any form that ``slim`` takes; the last fifth judges how weights are rounded.
+        target: ``ort-cpu``, ``tensorrt`` or ``generic``.
+        calibration: How ranges are chosen: ``minmax``, ``percentile``, ``entropy``, ``mse`` or ``auto``.
+        reduce_range: Weights of 7 bits; by default where this machine needs them, for ``ort-cpu``.
+        preprocess: What is done to the samples, as for ``slim``.
+        samples: Largest number of samples to use.
+        seed: Seed of the rows of samples that are read.
+        max_memory: Bytes that may be used for what the model computes; the rest goes to files.
+        external_root: A folder into which links to weights files may lead.
+
+    Raises:
+        UsageError: the target takes no quantized activations, or an option is unknown.
+        PlanError: no operator can be quantized.
+        CalibrationError: the samples do not fit.
+        UnsupportedOpError: the model cannot be raised to the opset that Q/DQ need.
+    """
+    whole = without_functions(load(model, external_root=external_root))
+    proto = to_proto(whole)
+    form = InputForm(optional(parse_preprocess, preprocess, "--preprocess") or Preprocess())
+    seed = arguments.whole(seed, "--seed")
+    found = load_samples(data, input_specs(proto), limit=samples, seed=seed, form=form)
+    runs = runs_of(found, whole, infer_shapes(whole), seed)
+    chosen = target_of(arguments.word(target, "--target"))
+    reduced = needs_seven_bits(chosen) if reduce_range is None else arguments.flag(reduce_range, "--reduce-range")
+    settings = Settings(chosen, method_of(calibration), reduced, memory=arguments.size(max_memory, "--max-memory"))
+    result, _, _ = quantize_graph(whole, runs, settings)
+    return result
+
+
+def needs_seven_bits(target: Target) -> bool:
+    """Returns whether weights of 8 bits would overflow where the target runs, which is this machine."""
+    return target.here and saturates()
 
 
 class _Same:
@@ -63,6 +122,10 @@ def quantize_graph(
     whole = merged(raised(graph, target.opset))
     shapes = infer_shapes(whole)
     placement = place(whole, shapes, target, settings.wanted)
+    if not placement.weights:
+        reasons = dict.fromkeys(one.reason for one in placement.left)
+        why = next(iter(reasons), "it has no operator with stored weights")
+        raise PlanError(f"nothing can be quantized for {target.name}, {why}: choose another --target, or --fp16")
     readings = read(
         whole, placement, calibration.fitted, settings.memory, settings.options, settings.progress, calibration.seed
     )

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune import arguments
+from onnxprune.errors import UsageError
 from onnxprune.quantize.grids import Grid, scale_of
 
 Array = NDArray[np.float64]
@@ -169,3 +171,16 @@ AUTO = "auto"
 
 CANDIDATES: Mapping[str, Callable[[Histogram, Grid], Range]] = {**METHODS, "percentile 99.9": percentile(0.999)}
 """Ranges that compete."""
+
+
+def method_of(name: str) -> str:
+    """Returns the name of a way to choose ranges.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    chosen = arguments.word(name, "--calibration")
+    if chosen not in (*METHODS, AUTO):
+        known = ", ".join((*METHODS, AUTO))
+        raise UsageError(f"there is no way {chosen!r} to choose ranges: choose one of {known}")
+    return chosen

@@ -66,6 +66,7 @@ class Target:
         rules: Operators that it computes in integers, or passes them through.
         floats: Why others stay float, where more is known than that there is no kernel.
         opset: The least opset that its forms need.
+        here: Whether its files run here as they will run there, so that they can be timed.
         refused: Why it takes no quantized activations, where it does not.
     """
 
@@ -77,6 +78,7 @@ class Target:
     floats: Mapping[str, str] = field(default_factory=dict)
     opset: int = 13
     refused: str | None = None
+    here: bool = False
 
 
 NO_KERNEL = "the target has no integer kernel for it"
@@ -92,6 +94,7 @@ ORT_CPU = Target(
     UNSIGNED,
     WEIGHTS,
     integer_bias=True,
+    here=True,
     rules={
         "Conv": Rule(Role.MULTIPLY),
         "Gemm": Rule(Role.MULTIPLY, Result.EITHER),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from onnxprune.report import grains, patterns, summary, units
+from onnxprune.report import findings, grains, integers, patterns, summary, units
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,6 +61,7 @@ def render(report: Report, console: Console, *, full: bool = False) -> None:
     touched = [group for group in report.groups if group.removed > 0]
     _groups(sorted(touched, key=lambda group: -group.removed), console, removed=True, full=full)
     _zeros(report, console, full=full)
+    _integers(report, console, full=full)
     _frozen(report, console, full=full)
     _notices(report, console)
 
@@ -103,8 +104,28 @@ def render_trees(report: Report, console: Console, *, full: bool = False) -> Non
 
 
 def render_check(report: Report, console: Console, *, full: bool = False) -> None:
-    """Print where a pattern of zeros holds, and what may be dense and why; long lists are folded unless ``full``."""
+    """Print which rules a file breaks, and where a pattern of zeros holds; long lists are folded unless ``full``."""
     _line(console, _name(report.before.path), "bold")
+    if findings.wants_findings(report):
+        _findings(report, console, full=full)
+    if patterns.wants_pattern(report):
+        _pattern(report, console, full=full)
+    _warnings(report, console)
+
+
+def _findings(report: Report, console: Console, *, full: bool) -> None:
+    for row in findings.rules(report):
+        _line(console, row.title, "yellow" if row.level == findings.HINT else "bold red")
+        _line(console, f"  why: {row.why}")
+        _line(console, f"  fix: {row.fix}")
+        shown = len(row.places) if full else _PLACES_SHOWN
+        for node, detail in row.places[:shown]:
+            _line(console, f"    {node}{': ' if detail else ''}{detail}", "dim")
+        _more(console, len(row.places) - shown, "", " " * 4)
+    _line(console, findings.sentence(report), "green" if findings.accepted(report) else "bold red")
+
+
+def _pattern(report: Report, console: Console, *, full: bool) -> None:
     rows, dense = patterns.held(report), patterns.dense(report)
     shown = _ALL if full else _GROUPS_SHOWN
     table = _table(*patterns.COLUMNS)
@@ -118,7 +139,6 @@ def render_check(report: Report, console: Console, *, full: bool = False) -> Non
         _line(console, f"may be dense: {row.node}: {row.reason}", "dim")
     _more(console, len(dense) - shown, " that may be dense")
     _line(console, patterns.sentence(report), "green" if patterns.conforms(report) else "bold red")
-    _warnings(report, console)
 
 
 def _branch(title: str, links: Sequence[LinkRow], console: Console, *, full: bool) -> None:
@@ -201,11 +221,22 @@ def _zeros(report: Report, console: Console, *, full: bool) -> None:
     if rows:
         console.print(table)
     _more(console, len(rows) - shown, " tensors")
+    _reasons("dense", reasons, console, full=full)
+
+
+def _integers(report: Report, console: Console, *, full: bool) -> None:
+    if integers.wants_integers(report):
+        _line(console, integers.integers_sentence(report))
+        _reasons("stays float", integers.left_reasons(report), console, full=full)
+
+
+def _reasons(what: str, reasons: Sequence[tuple[str, list[str]]], console: Console, *, full: bool) -> None:
+    """Print what was left alone by reason, some names of each unless ``full``."""
     most = _ALL if full else _REASONS_SHOWN
     for reason, nodes in reasons[:most]:
         names = nodes if full else nodes[:_PLACES_SHOWN]
         more = "" if len(names) == len(nodes) else f" and {len(nodes) - len(names):,} more"
-        _line(console, f"  dense: {', '.join(names)}{more}: {reason}", "dim")
+        _line(console, f"  {what}: {', '.join(names)}{more}: {reason}", "dim")
     _more(console, len(reasons) - most, " reasons", "  ")
 
 

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from onnxprune.errors import UsageError
-from onnxprune.report import grains, patterns, summary, units
+from onnxprune.report import findings, grains, integers, patterns, summary, units
 from onnxprune.report.schema import Latency, NodeRow, Report, Side
 
 _GROUPS_SHOWN = 40
@@ -88,6 +88,8 @@ def _context(report: Report, drawing: str | None) -> dict[str, Any]:
         "units": units,
         "patterns": patterns,
         "grains": grains,
+        "integers": integers,
+        "findings": findings,
         "rows_shown": _GROUPS_SHOWN,
         "title": _title(report),
         "headline": summary.headline(report),

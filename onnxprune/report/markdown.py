@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from onnxprune.report import grains, patterns, summary, units
+from onnxprune.report import findings, grains, integers, patterns, summary, units
 from onnxprune.report.schema import Report, Side
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$&])")
@@ -22,7 +22,9 @@ def to_markdown(report: Report) -> str:
         _blocks(report),
         _groups(report),
         _zeros(report),
+        _integers(report),
         _frozen(report),
+        _findings(report),
         _patterns(report),
         _provenance(report),
     ]
@@ -80,6 +82,29 @@ def _zeros(report: Report) -> list[str]:
     return parts + ([_table(("stays dense because", "operators"), dense)] if dense else [])
 
 
+def _integers(report: Report) -> list[str]:
+    if not integers.wants_integers(report):
+        return []
+    left = [(_escaped(reason), ", ".join(map(_code, nodes))) for reason, nodes in integers.left_reasons(report)]
+    parts = ["## Integers", _sentence(_escaped(integers.integers_sentence(report)))]
+    return parts + ([_table(integers.LEFT_COLUMNS, left)] if left else [])
+
+
+def _findings(report: Report) -> list[str]:
+    if not findings.wants_findings(report):
+        return []
+    rows = [
+        (_code(row.title), ", ".join(_place(*place) for place in row.places), _escaped(row.why), _escaped(row.fix))
+        for row in findings.rules(report)
+    ]
+    parts = ["## Rules of the target", _sentence(_escaped(findings.sentence(report)))]
+    return parts + ([_table(findings.COLUMNS, rows)] if rows else [])
+
+
+def _place(node: str, detail: str) -> str:
+    return _code(node) + (f" ({_escaped(detail)})" if detail else "")
+
+
 def _groups(report: Report) -> list[str]:
     free = [group for group in report.groups if group.frozen is None]
     if not free:
@@ -116,7 +141,7 @@ def _frozen(report: Report) -> list[str]:
 
 
 def _patterns(report: Report) -> list[str]:
-    if report.command != "check":
+    if not patterns.wants_pattern(report):
         return []
     held = [(*map(_code, patterns.cells(row)[:2]), *patterns.cells(row)[2:]) for row in patterns.held(report)]
     dense = [(_code(row.node), _escaped(row.reason or "")) for row in patterns.dense(report)]

@@ -8,6 +8,11 @@ from onnxprune.report.schema import Report, SparseTensor
 COLUMNS = ("weights", "operator", "axis", "groups", "violations", "zeros")
 
 
+def wants_pattern(report: Report) -> bool:
+    """Whether a file was held against a pattern of zeros."""
+    return report.command == "check" and report.sparsity.pattern is not None
+
+
 def conforms(report: Report) -> bool:
     """Whether every operator that is held to the pattern keeps to it."""
     return not any(row.violations for row in held(report))

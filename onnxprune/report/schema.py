@@ -307,6 +307,18 @@ class ModelRow:
 
 
 @dataclass(frozen=True)
+class FindingRow:
+    """A node that breaks a rule of a target, as a violation or a hint; ``detail`` says what is wrong at this one."""
+
+    rule: str
+    node: str
+    why: str
+    fix: str
+    level: str = "violation"
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that a command found, did and measured.
 
@@ -333,6 +345,7 @@ class Report:
     models: tuple[ModelRow, ...] = ()
     sparsity: Sparsity = field(default_factory=Sparsity)
     quantization: Quantization = field(default_factory=Quantization)
+    findings: tuple[FindingRow, ...] = ()
     recovery: Recovery = field(default_factory=Recovery)
     allocations: tuple[AllocationRow, ...] = ()
     warnings: tuple[str, ...] = ()

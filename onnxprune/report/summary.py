@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from onnxprune.channels.facts import SPATIAL
-from onnxprune.report import grains, patterns, units
+from onnxprune.report import findings, grains, integers, patterns, units
 from onnxprune.report.schema import FrozenRow, GroupRow, Report, Side
 
 _PREFERRED_METRICS = ("top1", "accuracy", "top5", "agreement", "cosine")
@@ -229,16 +229,22 @@ def allocation_sentence(report: Report) -> str | None:
     return f"allocation by the error left on held-out samples, relative to the outputs' variance: {', '.join(words)}"
 
 
+def check_sentences(report: Report) -> list[str]:
+    """What came of each thing that a file was held against."""
+    words = [findings.sentence(report)] if findings.wants_findings(report) else []
+    return words + ([patterns.sentence(report)] if patterns.wants_pattern(report) else [])
+
+
 def headline(report: Report) -> str:
     """The result in one line."""
     if report.command == "check":
-        return patterns.sentence(report)
+        return "; ".join(check_sentences(report))
     if report.after is None:
         free, _ = prunable_units(report)
         groups = sum(group.frozen is None for group in report.groups)
         words = f"{free:,} unit{_s(free)} in {groups:,} channel group{_s(groups)} can be pruned"
         return ", ".join([words, *grains.headline_parts(report)]) if report.groups else "the model as it is"
-    parts = grains.headline_parts(report)
+    parts = [*grains.headline_parts(report), *integers.headline_parts(report)]
     if report.ratios.latency.median is not None:
         parts.append(units.speed(report.ratios.latency.median))
     if report.ratios.macs is not None:
