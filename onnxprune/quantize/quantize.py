@@ -25,7 +25,8 @@ from onnxprune.quantize.opset import raised
 from onnxprune.quantize.placement import Placement, Wanted, place
 from onnxprune.quantize.ranges import AUTO, method_of
 from onnxprune.quantize.rounding import Rounding
-from onnxprune.quantize.targets import Target, target_of
+from onnxprune.quantize.targets import Role, Target, target_of
+from onnxprune.quantize.unfold import unfolded
 from onnxprune.recover import sequential as recover
 from onnxprune.recover.least_squares import solve
 from onnxprune.recover.recover import calibration as runs_of
@@ -119,9 +120,7 @@ def quantize_graph(
     target = settings.target
     if target.refused is not None:
         raise UsageError(target.refused)
-    whole = merged(raised(graph, target.opset))
-    shapes = infer_shapes(whole)
-    placement = place(whole, shapes, target, settings.wanted)
+    whole, placement = placed(merged(raised(graph, target.opset)), target, settings.wanted)
     if not placement.weights:
         reasons = dict.fromkeys(one.reason for one in placement.left)
         why = next(iter(reasons), "it has no operator with stored weights")
@@ -148,6 +147,18 @@ def quantize_graph(
         )
         rounded, found = recover.repair(start, whole, _Same(), calibration, repairing)
     return with_integers(rounded, placement, Scales(tensors, weights), target), placement, found
+
+
+def placed(graph: Graph, target: Target, wanted: Wanted | None) -> tuple[Graph, Placement]:
+    """Returns an equal graph, functions spelled out where that brings them into integers, and where its Q/DQ stand."""
+    if not any(rule.role is Role.CLIP for rule in target.rules.values()):
+        return graph, place(graph, infer_shapes(graph), target, wanted)
+    whole, spelled = unfolded(graph)
+    placement = place(whole, infer_shapes(whole), target, wanted)
+    while spelled and (in_integers := spelled & {*placement.whole, *placement.scaled}) != spelled:
+        whole, spelled = unfolded(graph, in_integers)
+        placement = place(whole, infer_shapes(whole), target, wanted)
+    return whole, placement
 
 
 def on_grid(graph: Graph, roundings: Mapping[str, Rounding]) -> Graph:

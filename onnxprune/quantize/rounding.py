@@ -52,7 +52,8 @@ class Rounding:
         sums = fit.sums[0]
         candidates = [matrix]
         if sums.count > matrix.shape[1]:
-            aims = [self.matrix, fit.method(*fit.sums, self.matrix, bias, self.matrix != 0).matrix]
+            free = self.matrix != 0
+            aims = [self.matrix, fit.method(*fit.sums, self.matrix, bias, None if free.all() else free).matrix]
             candidates += [self.compensated(aim, sums, damping) for aim in aims for damping in DAMPINGS]
         for candidate in candidates:
             found = shift(*fit.sums, candidate, bias)
