@@ -167,8 +167,16 @@ def slim(model: Path, **options: Any) -> None:
 @machine
 @common
 def quantize(model: Path, **options: Any) -> None:
-    """Quantize MODEL for a target on samples: slim with that step alone. Ends with 1 where the result is not better."""
-    write_smaller(model, {"int8": True, "save_plan": None, **options})
+    """Quantize MODEL for a target: slim with that step alone.
+
+    To int8, which --fp16 puts beside float16 for the rest; --weights asks for something else, and so does --fp16 where
+    the target has no int8. Ends with 1 where the result is not smaller and faster.
+    """
+    from onnxprune.quantize.targets import target_of
+
+    refused = target_of(options["target"]).refused is not None
+    integers = not options["weights"] and not (options["fp16"] and refused)
+    write_smaller(model, {"int8": integers, "save_plan": None, **options})
 
 
 def write_smaller(model: Path, options: Mapping[str, Any]) -> None:

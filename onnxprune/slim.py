@@ -38,6 +38,12 @@ class Recipe:
     """``KxL``: the zeros of ``sparsity`` in blocks of output channels x input channels, such as ``1x4``."""
     int8: bool = False
     """Then quantize: 8-bit integers where the target computes in them, ranges and rounding from ``data``."""
+    fp16: bool = False
+    """Then float16 for what is float32; inputs and outputs stay as they are."""
+    weights: str | None = None
+    """Instead of ``int8``: weights alone, of matrix products, as ``int8`` or ``int4`` in blocks."""
+    group_size: int = 64
+    """Rows of a weight that share a scale under ``weights``: a power of 2 from 16 on; 0 for all of them."""
     calibration: str = "auto"
     """Ranges of what is computed: ``minmax``, ``percentile``, ``entropy``, ``mse``, or ``auto``, the best of them."""
     reduce_range: bool | None = None
@@ -155,6 +161,9 @@ def slim(
     nm: str | None = None,
     block: str | None = None,
     int8: bool = False,
+    fp16: bool = False,
+    weights: str | None = None,
+    group_size: int = 64,
     calibration: str = "auto",
     reduce_range: bool | None = None,
     max_macs: float | str | None = None,

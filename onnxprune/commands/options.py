@@ -194,6 +194,16 @@ def quantizing(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that say how to quantize."""
     for option in (
         click.option(
+            "--group-size",
+            type=click.IntRange(0),
+            metavar="N",
+            default=64,
+            show_default=True,
+            help="Rows of a weight that share a scale under --weights; 0: all.",
+        ),
+        click.option("--weights", metavar="NAME", help="Weights of matrix products alone: int8 or int4, in blocks."),
+        click.option("--fp16", is_flag=True, help="Float16 for what stays float; inputs and outputs stay float32."),
+        click.option(
             "--reduce-range/--no-reduce-range",
             default=None,
             help="Weights of 7 bits, for x86 without VNNI; by default what this machine needs.",

@@ -8,6 +8,7 @@ from typing import Any
 from onnxprune import arguments
 from onnxprune.arguments import optional
 from onnxprune.commands.parts import rules_of
+from onnxprune.commands.quantizing import BITS
 from onnxprune.commands.recipe_file import RecipeFile, merged, read_recipe
 from onnxprune.commands.repair import NONE, repair_name
 from onnxprune.data.preprocess import Preprocess, parse_preprocess
@@ -24,7 +25,7 @@ DECIDED = ("recipe", "channels", "layers", "max_macs", "max_params", "score", "l
 """Options that a plan has decided already."""
 
 AMOUNTS = ("channels", "layers", "sparsity", "threshold", "nm", "max_macs", "max_params")
-QUANTIZING = ("int8",)
+QUANTIZING = ("int8", "fp16", "weights")
 """Options of which one at least is needed, or a plan, or a rule."""
 
 NO_ZEROS = ("sparsity", "threshold", "nm")
@@ -50,6 +51,9 @@ def checked(recipe: Recipe) -> Recipe:
         nm=optional(arguments.kept_of_text, recipe.nm, "--nm"),
         block=optional(arguments.block_text, recipe.block, "--block"),
         int8=arguments.flag(recipe.int8, "--int8"),
+        fp16=arguments.flag(recipe.fp16, "--fp16"),
+        weights=optional(arguments.word, recipe.weights, "--weights"),
+        group_size=arguments.whole(recipe.group_size, "--group-size"),
         calibration=method_of(recipe.calibration),
         reduce_range=optional(arguments.flag, recipe.reduce_range, "--reduce-range"),
         max_macs=optional(arguments.amount_of_macs, recipe.max_macs, "--max-macs"),
@@ -97,9 +101,7 @@ def _check_choice(recipe: Recipe) -> None:
             "--nm (what else goes), --max-macs X or --max-params X (what may stay), --int8, --recipe FILE, or "
             "--plan FILE"
         )
-    target = target_of(recipe.target)
-    if recipe.int8 and target.refused is not None:
-        raise UsageError(f"--int8 is refused for --target {target.name}: {target.refused}")
+    _check_numbers(recipe)
     _check_plan(recipe)
     budget = recipe.max_macs is not None or recipe.max_params is not None
     if recipe.channels is not None and budget:
@@ -116,6 +118,16 @@ def _check_choice(recipe: Recipe) -> None:
     for name in mask_scores(recipe):
         if name not in CRITERIA:
             raise UsageError(f"there is no mask score {name!r}: choose one of {', '.join(CRITERIA)}")
+
+
+def _check_numbers(recipe: Recipe) -> None:
+    if recipe.weights is not None and recipe.weights not in BITS:
+        raise UsageError(f"--weights is {recipe.weights!r}: choose one of {', '.join(BITS)}")
+    if recipe.weights is not None and recipe.int8:
+        raise UsageError("--weights and --int8 exclude each other: --int8 quantizes weights too")
+    target = target_of(recipe.target)
+    if recipe.int8 and target.refused is not None:
+        raise UsageError(f"--int8 is refused for --target {target.name}: {target.refused}")
 
 
 def quantizes(recipe: Recipe) -> bool:

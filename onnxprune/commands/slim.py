@@ -18,8 +18,8 @@ from onnxprune.commands.evidence import (
     rounding_note,
 )
 from onnxprune.commands.inputs import Inputs, choose_inputs
-from onnxprune.commands.integers import Integers, failings, integers_of
 from onnxprune.commands.masks import sparsity_of
+from onnxprune.commands.quantizing import Quantized, failings, quantized_of
 from onnxprune.commands.recipe import checked, shown
 from onnxprune.commands.repair import Repair
 from onnxprune.commands.stopwatch import Stopwatch
@@ -87,7 +87,8 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
             shapes = infer_shapes(graph, inputs.sizes)
             runs = calibration(inputs.given, graph, shapes, recipe.seed)
         whole = cost(graph, inputs.sizes)
-    found = cut(Task(graph, whole, recipe, stored_plan(recipe), inputs, runs), watch)
+    task = Task(graph, whole, recipe, stored_plan(recipe), inputs, runs)
+    found = cut(task, watch)
     check_model(proto, to_proto(found.sliced))
     evidence, repairs, result = Evidence(), Recovery(), found.sliced
     if recipe.dry_run and found.masks is not None:
@@ -100,27 +101,27 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
             result, repairs = repaired_cut(found, recipe, runs, watch)
     sparsity, notes = sparsity_of(result, infer_shapes(result, inputs.sizes), found.masks)
     with watch.stage("quantize"):
-        integers = Integers(result)
+        numbers = Quantized(result, recipe.target)
         if not recipe.dry_run:
-            integers = integers_of(graph if found.plan.empty else result, recipe, inputs, runs, watch)
-    small = to_proto(integers.graph)
+            numbers = quantized_of(graph if found.plan.empty else result, task, watch)
+    small = to_proto(numbers.graph)
     if not recipe.dry_run:
         with watch.stage("measure"):
-            evidence = measure_models((proto, small), inputs, recipe, watch, fake=integers.fake)
+            evidence = measure_models((proto, small), inputs, recipe, watch, fake=numbers.fake)
             evidence.proof, evidence.preparation = proofs
-    costs = whole, cost(integers.graph, inputs.sizes)
+    costs = whole, cost(numbers.graph, inputs.sizes)
     path = Path(model) if isinstance(model, str | os.PathLike) else None
     kept = stored(small, storage)
     compress = found.masks is not None or graph.sparse or kept is not small
     work = Work(
         path, recipe, found, (proto, kept), costs, inputs, evidence, repairs, sparsity,
-        (*notes, *integers.notes), graph.sparse, compress, integers.report(small, options),
+        (*notes, *numbers.notes), graph.sparse, compress, numbers.report(small, options),
     )  # fmt: skip
     report = build_report(work, watch.total())
     met = not missed(recipe, *costs)
     better = found.only_masks or not report.ratios.latency.slower
     better = better and not failings(report.ratios, report.quantization)
-    return Result(small, report, found.plan, better, met, integers.placement is not None, graph.external, storage)
+    return Result(small, report, found.plan, better, met, bool(numbers.forms), graph.external, storage)
 
 
 def prove_cut(

@@ -99,7 +99,7 @@ def batch_of(graph: gs.Graph, shapes: Shapes) -> int:
 def weight_tensors(graph: gs.Graph) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the stored weights of a graph and its bodies once each, by the name that nodes read.
 
-    They are floating-point tensors, and integers that DequantizeLinear reads, less their zero point; its scales are none.
+    They are floating-point tensors, and integers that DequantizeLinear reads, less their zero point; scales are none.
     """
     seen: set[str] = set()
     for node in graph.nodes:

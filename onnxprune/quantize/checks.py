@@ -90,10 +90,23 @@ def mixed(pairs: Pairs, target: Target) -> Iterator[Hit]:
             continue
         if product.weight is not None and weights_alone(product):
             continue
+        if product.slot is None and _for_others(pairs, product, target):
+            continue
         both = zip(product.node.inputs[:2], product.steps, strict=True)
         missing = [tensor.name for tensor, step in both if step is None]
         what = "weights" if product.slot is not None and product.weight is None else "input"
         yield product.node, f"{what} '{missing[0]}' is float"
+
+
+def _for_others(pairs: Pairs, product: Product, target: Target) -> bool:
+    """Whether the integers that a product of activations reads are there for what writes them, or for other readers."""
+    for step in product.steps:
+        rounding = None if step is None else pairs.quantizer(step)
+        if rounding is not None:
+            maker = pairs.producer(rounding.node.inputs[0].name)
+            readers = [node for node, _ in pairs.behind(rounding) if node is not product.node]
+            return (maker is not None and _needs(pairs, maker, target)) or any(n.op in target.rules for n in readers)
+    return False
 
 
 def weights_alone(product: Product) -> bool:

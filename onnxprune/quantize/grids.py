@@ -49,7 +49,8 @@ class Scale:
     def integers(self, values: Array) -> Array:
         """Returns the nearest integers, halves to even as QuantizeLinear does, ends where the grid ends."""
         step, zero = self._along(self.step, values.ndim), self._along(self.zero, values.ndim)
-        rounded = np.rint(values.astype(np.float64) / step) + zero
+        with np.errstate(over="ignore"):  # the ends are where the grid ends; quotients are of float32, as there
+            rounded = np.rint(values / step) + zero
         return np.asarray(np.clip(rounded, self.grid.low, self.grid.high), self.grid.dtype)
 
     def numbers(self, integers: Array) -> Array:

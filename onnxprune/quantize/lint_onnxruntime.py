@@ -60,10 +60,26 @@ def results(pairs: Pairs, target: Target) -> Iterator[Hit]:
         rule = target.rules.get(node.op)
         if rule is None or rule.role not in (Role.MULTIPLY, Role.JOIN) or not _reads_integers(pairs, node):
             continue
-        problem = _unrounded(pairs, node.outputs[0].name)
-        some = any(pairs.rounded_by(name) for name in _ends(pairs, node.outputs[0].name))
-        if problem and (some or (rule.role is Role.MULTIPLY and rule.result is Result.INTEGERS)):
+        name = str(node.outputs[0].name)
+        if rule.result is Result.EITHER:
+            problem = _half_rounded(pairs, name)
+        elif rule.role is Role.MULTIPLY or any(pairs.rounded_by(end) for end in _ends(pairs, name)):
+            problem = _unrounded(pairs, name)
+        else:
+            problem = ""  # it computes in floats because nobody wants integers of it
+        if problem:
             yield node, problem
+
+
+def _half_rounded(pairs: Pairs, name: str) -> str:
+    """Returns why a product that may write floats does not compute in integers; nothing where it does."""
+    readers, rounding = pairs.readers(name), pairs.rounded_by(name)
+    if rounding:
+        return _unrounded(pairs, name)
+    only = readers[0][0] if len(readers) == 1 and name not in pairs.outside else None
+    if only is None or only.op not in ("Clip", "Relu") or len(pairs.readers(only.outputs[0].name)) != 1:
+        return ""
+    return _clipped(pairs, only)  # one reader behind a clip: the runtime expects the Q there
 
 
 def _reads_integers(pairs: Pairs, node: gs.Node) -> bool:

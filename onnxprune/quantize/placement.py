@@ -222,7 +222,7 @@ class _Placing:
         if rule.role is Role.MULTIPLY or rule.role is Role.SHARE:
             return True
         if rule.spare_linear:
-            return len(self._slots(node)) < len(node.inputs)
+            return bool(self._slots(node)) and any(self._spared(node, slot) for slot in range(len(node.inputs)))
         if rule.role is Role.CLIP:
             return self._absorbed(node)
         arrive = [self._is_rounded(node.inputs[slot].name) for slot in self._slots(node)]
@@ -305,7 +305,9 @@ class _Placing:
             factor = self._factor(node)
             return [] if factor is None else [factor[0]]
         slots = [slot for slot, tensor in enumerate(node.inputs) if tensor.name]
-        return [slot for slot in slots if not (rule.spare_linear and self._spared(node, slot))]
+        if rule.spare_linear:  # what is stored is a bias, which stays float in the kernel that it is part of
+            return [s for s in slots if not self._spared(node, s) and self._holders.get(node.inputs[s]) is None]
+        return slots
 
     def _spared(self, node: gs.Node, slot: int) -> bool:
         """Whether an input is what an operator with weights makes for this node alone; of several, the deepest."""

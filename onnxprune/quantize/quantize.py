@@ -38,7 +38,10 @@ from onnxprune.runtime.walk import Progress
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to quantize; ``ranges`` names a method of ``ranges.METHODS`` or ``auto``, ``memory`` is in bytes."""
+    """How to quantize; ``ranges`` names a method of ``ranges.METHODS`` or ``auto``, ``memory`` is in bytes.
+
+    ``opset`` is the least that is wanted for other reasons than the target's.
+    """
 
     target: Target
     ranges: str = AUTO
@@ -48,6 +51,7 @@ class Settings:
     wanted: Wanted | None = None
     options: SessionOptions | None = None
     progress: Progress | None = None
+    opset: int = 0
 
 
 def quantize(
@@ -120,7 +124,7 @@ def quantize_graph(
     target = settings.target
     if target.refused is not None:
         raise UsageError(target.refused)
-    whole, placement = placed(merged(raised(graph, target.opset)), target, settings.wanted)
+    whole, placement = placed(merged(raised(graph, max(target.opset, settings.opset))), target, settings.wanted)
     if not placement.weights:
         reasons = dict.fromkeys(one.reason for one in placement.left)
         why = next(iter(reasons), "it has no operator with stored weights")

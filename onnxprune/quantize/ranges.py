@@ -107,7 +107,8 @@ def percentile(share: float) -> Callable[[Histogram, Grid], Range]:
         beyond = (1 - share) / 2 * total
         first, last = int(np.searchsorted(below, beyond, "right")), int(np.searchsorted(below, total - beyond))
         edges = (np.arange(BINS + 1) - BINS // 2) * found.width
-        return max(found.low, float(edges[first])), min(found.high, float(edges[min(last + 1, BINS)]))
+        low, high = max(found.low, float(edges[first])), min(found.high, float(edges[min(last + 1, BINS)]))
+        return min(low, 0.0), max(high, 0.0)
 
     return cut
 
@@ -141,14 +142,15 @@ def entropy(found: Histogram, grid: Grid) -> Range:
 
 
 def _divergence(found: Histogram, low: float, high: float, grid: Grid) -> float:
-    centres = found.centres()
-    inside = (centres >= low) & (centres <= high)
+    centres, scale = found.centres(), scale_of(low, high, grid)
+    ends = scale.numbers(np.array([grid.low, grid.high]))
+    inside = (centres >= ends[0]) & (centres <= ends[1])
     if not inside.any():
         return np.inf
     reference = found.counts[inside].copy()
     reference[0] += found.counts[: np.argmax(inside)].sum()
     reference[-1] += found.counts[len(inside) - np.argmax(inside[::-1]) :].sum()
-    steps = scale_of(low, high, grid).integers(centres[inside]).astype(np.int64) - grid.low
+    steps = scale.integers(centres[inside]).astype(np.int64) - grid.low
     filled = found.counts[inside] > 0
     size = grid.high - grid.low + 1
     bins, sums = np.bincount(steps, filled, size), np.bincount(steps, found.counts[inside], size)

@@ -17,7 +17,9 @@ def wants_integers(report: Report) -> bool:
 def integers_sentence(report: Report) -> str:
     """How many operators became integers for which target, and how many the runtime really computes so."""
     found = report.quantization
-    words = f"int8 for {found.target}: {_share(report)} with weights"
+    words = f"{found.form or 'int8'} for {found.target}"
+    if found.eligible:
+        words += f": {_share(report)} with weights"
     if found.fusion.fused is not None:
         verb = "runs" if found.fusion.fused == 1 else "run"
         words += f", {found.fusion.fused:,} {verb} on integers in ONNX Runtime"
@@ -34,7 +36,10 @@ def left_reasons(report: Report) -> list[tuple[str, list[str]]]:
 
 def headline_parts(report: Report) -> list[str]:
     """What became integers, for the line that says all."""
-    return [f"int8 in {_share(report)}"] if wants_integers(report) else []
+    found = report.quantization
+    if not wants_integers(report):
+        return []
+    return [f"{found.form or 'int8'} in {_share(report)}" if found.eligible else str(found.form)]
 
 
 def _share(report: Report) -> str:

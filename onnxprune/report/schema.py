@@ -243,13 +243,14 @@ class Fusion:
 
 @dataclass(frozen=True)
 class Quantization:
-    """What the int8 step did."""
+    """What became of the numbers: ``form`` is int8, fp16, int8 or int4 weights, or more than one of them."""
 
     target: str | None = None
     quantized: int | None = None
     eligible: int | None = None
     left: tuple[LeftNode, ...] = ()
     fusion: Fusion = field(default_factory=Fusion)
+    form: str | None = None
 
 
 @dataclass(frozen=True)

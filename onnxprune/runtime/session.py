@@ -189,15 +189,16 @@ def open_session(
     if isinstance(model, str | os.PathLike):
         return Session(_open(os.fspath(model), options, threads), threads)
     model = to_proto(model) if isinstance(model, gs.Graph) else model
+    half = _holds_half(model)
     if model_bytes(model) < _INLINE_BYTES:
         content = bytes(model.SerializeToString())
         del model
-        return Session(_open(content, options, threads), threads)
+        return Session(_open(content, options, threads, half=half), threads)
     folder = Path(tempfile.mkdtemp(prefix="onnxprune-"))
     try:
         path = folder / "model.onnx"
         save(model, path, external=True)
-        session = Session(_open(str(path), options, threads), threads, folder)
+        session = Session(_open(str(path), options, threads, half=half), threads, folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -260,14 +261,29 @@ def _check(options: SessionOptions) -> None:
         raise UsageError(f"the number of threads is {options.threads}, but must be at least 1")
 
 
-def _open(model: str | bytes, options: SessionOptions, threads: int) -> Any:
+def _holds_half(model: onnx.ModelProto) -> bool:
+    """Whether a model computes in float16, as far as what it stores, casts and declares tells."""
+    half = onnx.TensorProto.FLOAT16
+    casts = (item.i for node in model.graph.node if node.op_type == "Cast" for item in node.attribute)
+    values = (value.type.tensor_type.elem_type for value in model.graph.input)
+    return any(kind == half for kind in (*(tensor.data_type for tensor in model.graph.initializer), *casts, *values))
+
+
+def _open(model: str | bytes, options: SessionOptions, threads: int, *, half: bool = False) -> Any:
     # Failing to load CUDA is reported by the default logger, which session options do not reach.
     ort.set_default_logger_severity(_FATAL)
     check_provider(options)
     wanted = _PROVIDERS[options.provider]
     providers = list(dict.fromkeys([wanted, _PROVIDERS["cpu"]]))
     try:
-        session = ort.InferenceSession(model, _native_options(options, threads), providers=providers, enable_fallback=0)
+        session = ort.InferenceSession(
+            model,
+            _native_options(options, threads),
+            providers=providers,
+            enable_fallback=0,
+            # It crashes where a Transpose feeds a product of float16 numbers (ONNX Runtime 1.31 on x86).
+            disabled_optimizers=["NchwcTransformer"] if half else None,
+        )
     except _RUNTIME_ERRORS as error:
         raise _load_error(error) from error
     if wanted not in session.get_providers():

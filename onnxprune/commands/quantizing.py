@@ -1,0 +1,170 @@
+"""The last step of a recipe, other numbers than floats of 32 bits, and whether it was worth it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import onnx
+
+from onnxprune.commands.inputs import Inputs
+from onnxprune.commands.masks import named_masks
+from onnxprune.commands.stopwatch import Stopwatch
+from onnxprune.commands.task import Task
+from onnxprune.errors import CalibrationError, PlanError
+from onnxprune.model.io import Graph
+from onnxprune.model.shapes import node_name
+from onnxprune.model.sizes import infer_shapes
+from onnxprune.plan.select import admitted
+from onnxprune.quantize.float16 import to_float16
+from onnxprune.quantize.quantize import Settings, needs_seven_bits, quantize_graph
+from onnxprune.quantize.targets import target_of
+from onnxprune.quantize.weight_only import weight_only
+from onnxprune.recover.recover import calibration
+from onnxprune.report.schema import Fusion, LeftNode, Quantization, Ratios
+from onnxprune.runtime.fusion import on_integers
+from onnxprune.runtime.session import SessionOptions
+from onnxprune.slim import Recipe
+
+SEVEN_BITS = (
+    "weights have 7 bits: this machine adds products of 8-bit numbers in 16 bits, where they overflow; "
+    "--no-reduce-range keeps 8 for machines with VNNI"
+)
+BITS = {"int4": 4, "int8": 8}
+"""Widths of weights that alone are integers, by the word of the command line."""
+
+HALF_SCALES = 19
+"""The opset from which on Q/DQ have scales of float16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """A graph with other numbers; ``forms`` is empty where nothing was asked for and the graph is as it was.
+
+    ``results`` are those of the operators whose weights are integers, ``fake`` says that they are for another runtime:
+    here they are computed as floats, and not timed.
+    """
+
+    graph: Graph
+    target: str
+    forms: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()
+    eligible: int = 0
+    left: tuple[LeftNode, ...] = ()
+    notes: tuple[str, ...] = ()
+    fake: bool = False
+
+    def report(self, model: onnx.ModelProto, options: SessionOptions) -> Quantization:
+        """Returns what the report says; which operators the runtime really computes from integers too."""
+        if not self.forms:
+            return Quantization()
+        fused = None if self.fake or not self.results else len(on_integers(model, self.results, options))
+        fusion = Fusion(fused, None if fused is None else len(self.results))
+        return Quantization(
+            self.target, len(self.results), self.eligible, self.left, fusion, form=" and ".join(self.forms)
+        )
+
+
+def quantized_of(graph: Graph, task: Task, watch: Stopwatch) -> Quantized:
+    """Returns a graph with the numbers that a recipe asks for.
+
+    Args:
+        graph: What is left after all that goes has gone.
+        task: What is asked for, and what to estimate from.
+        watch: Whose progress callback hears of it.
+
+    Raises:
+        PlanError: no operator can be quantized.
+        CalibrationError: there are no samples to take ranges from.
+        UnsupportedOpError: the graph cannot be raised to the opset that is needed.
+    """
+    recipe = task.recipe
+    found = Quantized(graph, recipe.target)
+    if recipe.int8:
+        found = _with_int8(found, task, watch)
+    if recipe.weights is not None:
+        found = _with_weights(found, recipe, task.inputs)
+    if recipe.fp16:
+        half, left = to_float16(found.graph)
+        rows = tuple(LeftNode(one.node, one.reason) for one in left)
+        found = replace(found, graph=half, forms=(*found.forms, "fp16"), left=(*found.left, *rows))
+    here = recipe.target == "ort-cpu" or (recipe.target == "ort-cuda" and recipe.ep == "cuda")
+    return replace(found, fake=bool(found.forms) and not here)
+
+
+def _with_int8(found: Quantized, task: Task, watch: Stopwatch) -> Quantized:
+    recipe, inputs, runs = task.recipe, task.inputs, task.runs
+    target = target_of(recipe.target)
+    if runs is None and inputs.verdict is not None:
+        runs = calibration(inputs.verdict, found.graph, infer_shapes(found.graph, inputs.sizes), recipe.seed)
+    if runs is None:
+        raise CalibrationError("there are no samples to take ranges from: give --data")
+    reduced, notes = recipe.reduce_range, found.notes
+    if reduced is None:
+        reduced = needs_seven_bits(target)
+        notes = (*notes, SEVEN_BITS) if reduced else notes
+    wanted = _wanted(found.graph, recipe, inputs)
+    settings = Settings(
+        target, recipe.calibration, reduced, memory=int(recipe.max_memory),
+        wanted=None if wanted is None else (lambda node, tensor: wanted(tensor)),
+        options=SessionOptions(recipe.ep, recipe.threads), progress=watch.progress,
+        opset=HALF_SCALES if recipe.fp16 else 0,
+    )  # fmt: skip
+    graph, placement, _ = quantize_graph(found.graph, runs, settings)
+    return replace(
+        found,
+        graph=graph,
+        forms=(*found.forms, "int8"),
+        results=tuple(weight.result for weight in placement.weights),
+        eligible=placement.eligible,
+        left=tuple(LeftNode(one.node, one.reason) for one in placement.left),
+        notes=notes,
+    )
+
+
+def _with_weights(found: Quantized, recipe: Recipe, inputs: Inputs) -> Quantized:
+    word = str(recipe.weights)
+    shapes = infer_shapes(found.graph, inputs.sizes)
+    things = named_masks(found.graph, shapes)
+    admits = _wanted(found.graph, recipe, inputs)
+    names = {name for tensor, thing in things.items() if admits is None or admits(tensor) for name in thing.names}
+    graph, done = weight_only(
+        found.graph, BITS[word], recipe.group_size, shapes, wanted=lambda node, op: node in names and op != "Conv"
+    )
+    if not done.quantized:
+        why = next((one.reason for one in done.left), "it has no matrix products with stored weights")
+        raise PlanError(f"no weight can become {word} ({why}): give --int8 or --fp16 instead")
+    results = {node_name(node): node.outputs[0].name for node in graph.nodes}
+    left = tuple(LeftNode(one.node, one.reason) for one in done.left)
+    return replace(
+        found,
+        graph=graph,
+        forms=(*found.forms, f"{word} weights"),
+        results=tuple(results[name] for name in done.quantized if name in results),
+        eligible=len(done.quantized) + len(left),
+        left=left,
+    )
+
+
+def _wanted(graph: Graph, recipe: Recipe, inputs: Inputs) -> Callable[[str], bool] | None:
+    """Returns which weights selectors admit; ``None`` for all."""
+    if not recipe.include and not recipe.exclude:
+        return None
+    things = named_masks(graph, infer_shapes(graph, inputs.sizes))
+    return admitted(things, recipe.include, recipe.exclude).__contains__
+
+
+def failings(ratios: Ratios, found: Quantization) -> tuple[str, ...]:
+    """Returns why a quantized file is not better than the original, and what would help; nothing where it is."""
+    if found.target is None:
+        return ()
+    reasons = []
+    if ratios.bytes is not None and ratios.bytes >= 1:
+        reasons.append(
+            f"the {found.form} file is not smaller, its weights are few beside what it adds: keep the original"
+        )
+    latency = ratios.latency
+    if latency.median is not None and (latency.median >= 1 or (latency.high is not None and latency.high >= 1)):
+        reasons.append(
+            f"the {found.form} model is not measurably faster here: its operators are too small, or stay float "
+            "(see 'left' in the report); keep the original, prune it first, or time it on the machine that it is for"
+        )
+    return tuple(reasons)
