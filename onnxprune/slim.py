@@ -44,6 +44,9 @@ class Recipe:
     """Instead of ``int8``: weights alone, of matrix products, as ``int8`` or ``int4`` in blocks."""
     group_size: int = 64
     """Rows of a weight that share a scale under ``weights``: a power of 2 from 16 on; 0 for all of them."""
+    max_drop: float | None = None
+    """What may be lost of the metric on held-out samples by ``int8``, in points as a fraction, such as 0.01: the
+    operators that cost most stay float until it holds."""
     calibration: str = "auto"
     """Ranges of what is computed: ``minmax``, ``percentile``, ``entropy``, ``mse``, or ``auto``, the best of them."""
     reduce_range: bool | None = None
@@ -164,6 +167,7 @@ def slim(
     fp16: bool = False,
     weights: str | None = None,
     group_size: int = 64,
+    max_drop: float | None = None,
     calibration: str = "auto",
     reduce_range: bool | None = None,
     max_macs: float | str | None = None,

@@ -201,6 +201,12 @@ def quantizing(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Rows of a weight that share a scale under --weights; 0: all.",
         ),
+        click.option(
+            "--max-drop",
+            type=float,
+            metavar="X",
+            help="Under --int8, lose at most this of the metric, such as 0.01; what costs most stays float.",
+        ),
         click.option("--weights", metavar="NAME", help="Weights of matrix products alone: int8 or int4, in blocks."),
         click.option("--fp16", is_flag=True, help="Float16 for what stays float; inputs and outputs stay float32."),
         click.option(

@@ -1,6 +1,6 @@
 """The last step of a recipe, other numbers than floats of 32 bits, and whether it was worth it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import onnx
@@ -15,14 +15,16 @@ from onnxprune.model.shapes import node_name
 from onnxprune.model.sizes import infer_shapes
 from onnxprune.plan.select import admitted
 from onnxprune.quantize.float16 import to_float16
+from onnxprune.quantize.mixed import within
 from onnxprune.quantize.quantize import Settings, needs_seven_bits, quantize_graph
 from onnxprune.quantize.targets import target_of
 from onnxprune.quantize.weight_only import weight_only
 from onnxprune.recover.recover import calibration
 from onnxprune.report.schema import Fusion, LeftNode, Quantization, Ratios
 from onnxprune.runtime.fusion import on_integers
-from onnxprune.runtime.session import SessionOptions
+from onnxprune.runtime.session import SessionOptions, open_session
 from onnxprune.slim import Recipe
+from onnxprune.validate.compare import compare
 
 SEVEN_BITS = (
     "weights have 7 bits: this machine adds products of 8-bit numbers in 16 bits, where they overflow; "
@@ -30,6 +32,8 @@ SEVEN_BITS = (
 )
 BITS = {"int4": 4, "int8": 8}
 """Widths of weights that alone are integers, by the word of the command line."""
+
+Metrics = Mapping[str, float | None]
 
 HALF_SCALES = 19
 """The opset from which on Q/DQ have scales of float16."""
@@ -108,7 +112,10 @@ def _with_int8(found: Quantized, task: Task, watch: Stopwatch) -> Quantized:
         options=SessionOptions(recipe.ep, recipe.threads), progress=watch.progress,
         opset=HALF_SCALES if recipe.fp16 else 0,
     )  # fmt: skip
-    graph, placement, _ = quantize_graph(found.graph, runs, settings)
+    if recipe.max_drop is None:
+        graph, placement, _ = quantize_graph(found.graph, runs, settings)
+    else:
+        graph, placement, _ = within(found.graph, runs, settings, _judge(found.graph, task), recipe.max_drop)
     return replace(
         found,
         graph=graph,
@@ -117,6 +124,48 @@ def _with_int8(found: Quantized, task: Task, watch: Stopwatch) -> Quantized:
         eligible=placement.eligible,
         left=tuple(LeftNode(one.node, one.reason) for one in placement.left),
         notes=notes,
+    )
+
+
+def _judge(original: Graph, task: Task) -> Callable[[Graph], float]:
+    """Returns what says how much of the metric a quantized graph loses on held-out samples."""
+    recipe, inputs = task.recipe, task.inputs
+    samples = inputs.verdict if inputs.given is None else inputs.given.split()[1]
+    if samples is None:
+        raise CalibrationError("there are no samples to measure a drop on: give --data")
+    options = SessionOptions(recipe.ep, recipe.threads)
+    base = open_session(original, options)
+
+    def lost(graph: Graph) -> float:
+        session = open_session(graph, replace(options, integers=target_of(recipe.target).here))
+        found = compare(base, session, samples, metric=recipe.metric)
+        points = drop(found.before, found.after)
+        if points is None:
+            raise CalibrationError("no metric says anything on these samples: name one with --metric")
+        return points
+
+    return lost
+
+
+def drop(before: Metrics, after: Metrics) -> float | None:
+    """Returns by how much the first metric fell, or rose where it is an error; ``None`` where there is none."""
+    name = next(iter(after), "")
+    old, new = before.get(name), after.get(name)
+    if old is None and name in ("agreement", "cosine"):
+        old = 1.0  # the original agrees with itself
+    if old is None or new is None:
+        return None
+    return new - old if name == "mse" else old - new
+
+
+def fallen(recipe: Recipe, before: Metrics, after: Metrics) -> tuple[str, ...]:
+    """Returns a sentence where the verdict finds more lost than was allowed."""
+    points = None if recipe.max_drop is None else drop(before, after)
+    if points is None or recipe.max_drop is None or points <= recipe.max_drop:
+        return ()
+    return (
+        f"--max-drop was not met: the metric lost {points:.4f} on the samples of the verdict where {recipe.max_drop:g} "
+        "may be lost; it held on the samples that decided: give more of them, or allow less",
     )
 
 

@@ -54,6 +54,7 @@ def checked(recipe: Recipe) -> Recipe:
         fp16=arguments.flag(recipe.fp16, "--fp16"),
         weights=optional(arguments.word, recipe.weights, "--weights"),
         group_size=arguments.whole(recipe.group_size, "--group-size"),
+        max_drop=optional(arguments.fraction, recipe.max_drop, "--max-drop"),
         calibration=method_of(recipe.calibration),
         reduce_range=optional(arguments.flag, recipe.reduce_range, "--reduce-range"),
         max_macs=optional(arguments.amount_of_macs, recipe.max_macs, "--max-macs"),
@@ -125,6 +126,8 @@ def _check_numbers(recipe: Recipe) -> None:
         raise UsageError(f"--weights is {recipe.weights!r}: choose one of {', '.join(BITS)}")
     if recipe.weights is not None and recipe.int8:
         raise UsageError("--weights and --int8 exclude each other: --int8 quantizes weights too")
+    if recipe.max_drop is not None and not recipe.int8:
+        raise UsageError("--max-drop says which operators stay float under --int8: give --int8 as well")
     target = target_of(recipe.target)
     if recipe.int8 and target.refused is not None:
         raise UsageError(f"--int8 is refused for --target {target.name}: {target.refused}")

@@ -19,7 +19,7 @@ from onnxprune.commands.evidence import (
 )
 from onnxprune.commands.inputs import Inputs, choose_inputs
 from onnxprune.commands.masks import sparsity_of
-from onnxprune.commands.quantizing import Quantized, failings, quantized_of
+from onnxprune.commands.quantizing import Quantized, failings, fallen, quantized_of
 from onnxprune.commands.recipe import checked, shown
 from onnxprune.commands.repair import Repair
 from onnxprune.commands.stopwatch import Stopwatch
@@ -118,7 +118,7 @@ def run(model: object, recipe: Recipe, progress: Progress | None = None) -> Resu
         (*notes, *numbers.notes), graph.sparse, compress, numbers.report(small, options),
     )  # fmt: skip
     report = build_report(work, watch.total())
-    met = not missed(recipe, *costs)
+    met = not missed(recipe, *costs) and not fallen(recipe, *evidence.metrics)
     better = found.only_masks or not report.ratios.latency.slower
     better = better and not failings(report.ratios, report.quantization)
     return Result(small, report, found.plan, better, met, bool(numbers.forms), graph.external, storage)
@@ -212,6 +212,7 @@ def build_report(work: Work, seconds: dict[str, float]) -> Report:
             *choice.notes,
             *work.notes,
             *failings(Ratios.between(sides[0], sides[1], evidence.ratio), work.quantization),
+            *fallen(recipe, *evidence.metrics),
             *held_out_note(work),
             *_warnings(work.cut, evidence, proof, quantized=work.quantization.target is not None),
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableSequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,6 +60,17 @@ def least_steps(weight: Weight, data: Scale, target: Target) -> Array | float:
     return np.asarray(values / (float(data.step) * LARGEST_BIAS))
 
 
+def weight_scales(placement: Placement, tensors: Mapping[str, Scale], grid: Grid, target: Target) -> dict[str, Scale]:
+    """Returns the scales of all weights by the result of their operator; operators that share weights share them."""
+    least: dict[tuple[str, int], Array] = {}
+    read = [(one.node.inputs[one.form.weight].name, output_axis(one)) for one in placement.weights]
+    for key, weight in zip(read, placement.weights, strict=True):
+        steps = least_steps(weight, scale_for(weight.data, placement, tensors), target)
+        least[key] = np.maximum(least.get(key, np.zeros(())), steps)
+    found = zip(read, placement.weights, strict=True)
+    return {weight.result: weight_scale(weight, grid, least[key]) for key, weight in found}
+
+
 def scale_for(name: str, placement: Placement, scales: Mapping[str, Scale]) -> Scale:
     """Returns the scale of a computed tensor."""
     scale, factor = scales[placement.scale(name)], placement.factor(name)
@@ -99,6 +110,7 @@ class _Writer:
         self._grid = next(iter(scales.values())).grid if scales else UNSIGNED
         self._dropped: set[int] = set()
         self._results = {tensor.name: tensor for node in self._nodes for tensor in node.outputs}
+        self._taken = set(graph.tensors(check_duplicates=False))
         self._outside = {tensor.name for tensor in graph.outputs}
         for node in self._nodes:
             for body in node.attrs.values():
@@ -132,7 +144,26 @@ class _Writer:
             if target.integer_bias and bias is not None:
                 data = scale_for(weight.data, self._placement, self._scales)
                 node.inputs[2] = self._integer_bias(node, bias, data, scale)
+        for name in self._placement.whole:
+            self._settle(name)
         self._graph.nodes[:] = list(self._ordered())
+
+    def _settle(self, name: str) -> None:
+        """Gives what is read outside by the name of a tensor the rounded numbers; operators kept theirs until now."""
+        tensor = self._results[name]
+        quantize = next(node for node in tensor.outputs if node.name == f"{name}/quantize")
+        dequantize = next((node for node in quantize.outputs[0].outputs if node.name == f"{name}/dequantize"), None)
+        if dequantize is None or self._outside.isdisjoint((name, dequantize.outputs[0].name)):
+            return
+        floats = dequantize.outputs[0]
+        raw = gs.Variable(self._fresh(f"{name}_float"), np.float32)
+        for node in (self._by_result[name], quantize):
+            _swap(node.inputs, tensor, raw)
+            _swap(node.outputs, tensor, raw)
+        _swap(dequantize.outputs, floats, tensor)
+        for reader in list(floats.outputs):
+            _swap(reader.inputs, floats, tensor)
+        _swap(self._graph.outputs, floats, tensor)
 
     def _shared(self, node: gs.Node, held: gs.Tensor, moved: Array, scale: Scale) -> gs.Tensor:
         """Returns dequantized weights, once for all operators that read the same with the same scales."""
@@ -153,22 +184,20 @@ class _Writer:
         producer = self._by_result.get(name)
         tensor = next(t for t in (producer.outputs if producer is not None else self._graph.inputs) if t.name == name)
         step, zero = self._constants(name)
-        integers, floats = gs.Variable(f"{name}_quantized"), gs.Variable(f"{name}_dequantized", np.float32)
+        integers = gs.Variable(self._fresh(f"{name}_quantized"))
+        floats = gs.Variable(self._fresh(f"{name}_dequantized"), np.float32)
         whole = name in self._placement.whole
         readers = list(tensor.outputs) if whole else []
         edges = [] if whole else [(self._nodes[edge.node], edge.slot) for edge in self._placement.read[name]]
         for reader in readers:
             edges += [(reader, slot) for slot, one in enumerate(reader.inputs) if one is tensor]
-        if whole and name in self._outside and producer is not None:
-            raw = gs.Variable(f"{name}_float", np.float32)
-            producer.outputs[[t.name for t in producer.outputs].index(name)] = raw
-            source, floats = raw, tensor
-        else:
-            source = tensor
-            for reader, slot in edges:
-                reader.inputs[slot] = floats
-        pair = [gs.Node("QuantizeLinear", f"{name}/quantize", {}, [source, step, zero], [integers])]
-        if floats.outputs or floats.name in self._outside:
+        for reader, slot in edges:
+            reader.inputs[slot] = floats
+        if whole:
+            floats.shape = tensor.shape
+            _swap(self._graph.outputs, tensor, floats)
+        pair = [gs.Node("QuantizeLinear", f"{name}/quantize", {}, [tensor, step, zero], [integers])]
+        if floats.outputs or name in self._outside:
             pair.append(gs.Node("DequantizeLinear", f"{name}/dequantize", {}, [integers, step, zero], [floats]))
         for scaled, (root, _) in self._placement.scaled.items():
             if root == name:
@@ -182,20 +211,28 @@ class _Writer:
         if name not in self._stored:
             scale = scale_for(tensor, self._placement, self._scales)
             self._stored[name] = (
-                gs.Constant(f"{name}_scale", np.asarray(scale.step, np.float32)),
-                gs.Constant(f"{name}_zero_point", np.asarray(scale.zero)),
+                gs.Constant(self._fresh(f"{name}_scale"), np.asarray(scale.step, np.float32)),
+                gs.Constant(self._fresh(f"{name}_zero_point"), np.asarray(scale.zero)),
             )
         return self._stored[name]
 
     def _dequantized(self, reader: gs.Node, name: str, integers: Array, scale: Scale) -> gs.Tensor:
-        result = gs.Variable(f"{name}_dequantized", np.float32)
-        operands = [gs.Constant(f"{name}_quantized", integers), gs.Constant(f"{name}_scale", scale.step)]
-        if integers.dtype != np.int32:
-            operands.append(gs.Constant(f"{name}_zero_point", scale.zero))
+        result = gs.Variable(self._fresh(f"{name}_dequantized"), np.float32)
+        parts = {"quantized": integers, "scale": scale.step, "zero_point": scale.zero}
+        if integers.dtype == np.int32:
+            del parts["zero_point"]
+        operands = [gs.Constant(self._fresh(f"{name}_{part}"), values) for part, values in parts.items()]
         attributes = {} if scale.axis is None else {"axis": scale.axis}
         node = gs.Node("DequantizeLinear", f"{name}/dequantize", attributes, operands, [result])
         self._before.setdefault(id(reader), []).append(node)
         return result
+
+    def _fresh(self, name: str) -> str:
+        """Returns a name that no tensor has."""
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
 
     def _ordered(self) -> Iterator[gs.Node]:
         yield from self._behind.get(None, ())
@@ -204,6 +241,13 @@ class _Writer:
             if id(node) not in self._dropped:
                 yield node
             yield from self._behind.get(id(node), ())
+
+
+def _swap(tensors: MutableSequence[gs.Tensor], old: gs.Tensor, new: gs.Tensor) -> None:
+    """Puts a tensor in the place of another."""
+    for slot, tensor in enumerate(list(tensors)):
+        if tensor is old:
+            tensors[slot] = new
 
 
 def _bias(node: gs.Node) -> gs.Constant | None:

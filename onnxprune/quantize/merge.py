@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.model.fold import remove, store_constants, store_moved
 from onnxprune.model.graph import captured
 from onnxprune.model.io import Graph, read_values, write_values
-from onnxprune.model.linear import Array, Holders, Linear, bias_of, linear_nodes, only_reader
+from onnxprune.model.linear import Array, Holders, Linear, linear_nodes, only_reader
 from onnxprune.model.sizes import infer_shapes
 from onnxprune.ops.forms import Scaling, scaling_of
 
@@ -41,11 +41,10 @@ def merged(graph: Graph) -> Graph:
 
 
 def _merge(linear: Linear, holders: Holders, outside: set[str], dropped: set[int]) -> None:
-    node = linear.node
-    place = bias_of(linear, holders) if node.op != "MatMul" else None
-    groups, _, columns = linear.matrix().shape
-    gain, shift = np.ones(groups * columns), np.zeros(groups * columns)
-    while (affine := _behind(node, linear, holders, outside, shifts=place is not None)) is not None:
+    node, bias = linear.node, linear.bias().reshape(-1)
+    shifts = node.op != "MatMul"
+    gain, shift = np.ones(bias.size), bias
+    while (affine := _behind(node, linear, holders, outside, shifts=shifts)) is not None:
         reader = node.outputs[0].outputs[0]
         gain, shift = gain * affine[0], shift * affine[0] + affine[1]
         result = reader.outputs[0]
@@ -53,22 +52,16 @@ def _merge(linear: Linear, holders: Holders, outside: set[str], dropped: set[int
         reader.outputs.clear()
         node.outputs[0] = result
         dropped.add(id(reader))
-    if (gain != 1).any():
-        linear.write(linear.matrix() * gain.reshape(groups, 1, columns))
-        if linear.added is not None:
-            shift = shift + (gain - 1) * linear.bias().reshape(-1)
-    if place is not None and shift.any():
-        place.add(shift, read_values(linear.stored).dtype)
-    _plain(node, linear)
-
-
-def _plain(node: gs.Node, linear: Linear) -> None:
-    """Takes the factors of a Gemm into what it multiplies with and adds."""
-    for name, held in (("alpha", linear.stored), ("beta", linear.added)):
-        factor = node.attrs.pop(name, 1.0) if node.op == "Gemm" else 1.0
-        if held is not None and factor != 1:
-            values = read_values(held)
-            write_values(held, (values * factor).astype(values.dtype))
+    factors = [node.attrs.pop(name, 1.0) if node.op == "Gemm" else 1.0 for name in ("alpha", "beta")]
+    values = read_values(linear.stored)
+    if factors[0] != 1 or (gain != 1).any():
+        groups, _, columns = linear.matrix().shape
+        write_values(linear.stored, linear.form.weights(linear.matrix() * gain.reshape(groups, 1, columns), values))
+        write_values(linear.stored, (read_values(linear.stored) * factors[0]).astype(values.dtype))
+    if factors[1] != 1 or (shift != bias).any():  # others may read the stored bias
+        while len(node.inputs) > 2:
+            node.inputs.pop()
+        node.inputs.append(gs.Constant(f"{node.outputs[0].name}_bias", shift.astype(values.dtype)))
 
 
 def _behind(node: gs.Node, linear: Linear, holders: Holders, outside: set[str], *, shifts: bool) -> Affine | None:
@@ -77,7 +70,7 @@ def _behind(node: gs.Node, linear: Linear, holders: Holders, outside: set[str], 
     if reader is None or reader.domain not in STANDARD or node.outputs[0].name in outside:
         return None
     if reader.op == "BatchNormalization":
-        if linear.form.output != 1 or not shifts:
+        if (linear.form.output != 1 and node.op != "Gemm") or not shifts:
             return None
         held = [holders.get(tensor) for tensor in reader.inputs[1:5]]
         vectors = [None if one is None else read_values(one) for one in held]

@@ -6,7 +6,7 @@ nothing changes. Operators with weights stay in any case: they are what is worth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,6 +22,7 @@ from onnxprune.quantize.targets import NO_KERNEL, Result, Role, Rule, Target
 
 STANDARD = (None, "", "ai.onnx")
 EXCLUDED = "it was left out by --include or --exclude"
+COSTLY = "quantized, it costs more accuracy than --max-drop admits"
 COMPUTED = "its weights are computed, not stored"
 ALONE = "what it reads or what reads it stays float, Q/DQ around it would only cost time"
 
@@ -84,7 +85,9 @@ class Placement:
         return self.scaled.get(tensor, (tensor, 1.0))[1]
 
 
-def place(graph: Graph, shapes: Shapes, target: Target, wanted: Wanted | None = None) -> Placement:
+def place(
+    graph: Graph, shapes: Shapes, target: Target, wanted: Wanted | None = None, costly: Collection[str] = ()
+) -> Placement:
     """Returns where Q/DQ pairs stand in a graph whose weights are stored tensors.
 
     Args:
@@ -92,13 +95,16 @@ def place(graph: Graph, shapes: Shapes, target: Target, wanted: Wanted | None = 
         shapes: Shapes and types of its tensors.
         target: What it runs on.
         wanted: Operators with weights that may be quantized; all by default.
+        costly: Names of operators with weights that stay float for what they would cost.
     """
-    return _Placing(graph, shapes, target, wanted).result()
+    return _Placing(graph, shapes, target, wanted, costly).result()
 
 
 class _Placing:
-    def __init__(self, graph: Graph, shapes: Shapes, target: Target, wanted: Wanted | None) -> None:
-        self._graph, self._shapes, self._target = graph, shapes, target
+    def __init__(
+        self, graph: Graph, shapes: Shapes, target: Target, wanted: Wanted | None, costly: Collection[str]
+    ) -> None:
+        self._graph, self._shapes, self._target, self._costly = graph, shapes, target, frozenset(costly)
         self._nodes: list[gs.Node] = list(graph.nodes)
         self._holders = Holders(graph)
         self._place = {id(node): place for place, node in enumerate(self._nodes)}
@@ -205,6 +211,8 @@ class _Placing:
             return "it does not compute in float32"
         if wanted is not None and not wanted(weight.operator, weight.source.name):
             return EXCLUDED
+        if weight.operator in self._costly:
+            return COSTLY
         return self._too_narrow(weight, rule)
 
     def _too_narrow(self, weight: Weight, rule: Rule) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from onnxprune.model.io import Graph, load, to_proto
 from onnxprune.model.linear import Holders, linear_nodes
 from onnxprune.model.sizes import infer_shapes
 from onnxprune.quantize.calibrate import choose_ranges, read
-from onnxprune.quantize.emit import Scales, least_steps, scale_for, weight_scale, with_integers, with_pairs
+from onnxprune.quantize.emit import Scales, weight_scales, with_integers, with_pairs
 from onnxprune.quantize.grids import REDUCED, scale_of
 from onnxprune.quantize.merge import merged
 from onnxprune.quantize.opset import raised
@@ -40,7 +40,8 @@ from onnxprune.runtime.walk import Progress
 class Settings:
     """How to quantize; ``ranges`` names a method of ``ranges.METHODS`` or ``auto``, ``memory`` is in bytes.
 
-    ``opset`` is the least that is wanted for other reasons than the target's.
+    ``costly`` operators stay float for what they would cost; ``opset`` is the least that is wanted for other reasons
+    than the target's.
     """
 
     target: Target
@@ -49,6 +50,7 @@ class Settings:
     round: bool = True
     memory: int = 2 << 30
     wanted: Wanted | None = None
+    costly: frozenset[str] = frozenset()
     options: SessionOptions | None = None
     progress: Progress | None = None
     opset: int = 0
@@ -124,7 +126,9 @@ def quantize_graph(
     target = settings.target
     if target.refused is not None:
         raise UsageError(target.refused)
-    whole, placement = placed(merged(raised(graph, max(target.opset, settings.opset))), target, settings.wanted)
+    whole, placement = placed(
+        merged(raised(graph, max(target.opset, settings.opset))), target, settings.wanted, settings.costly
+    )
     if not placement.weights:
         reasons = dict.fromkeys(one.reason for one in placement.left)
         why = next(iter(reasons), "it has no operator with stored weights")
@@ -135,12 +139,7 @@ def quantize_graph(
     ranges = choose_ranges(readings, placement, target.activations, settings.ranges)
     tensors = {name: scale_of(*found, target.activations) for name, found in ranges.items()}
     grid = REDUCED if settings.reduce_range else target.weights
-    weights = {
-        weight.result: weight_scale(
-            weight, grid, least_steps(weight, scale_for(weight.data, placement, tensors), target)
-        )
-        for weight in placement.weights
-    }
+    weights = weight_scales(placement, tensors, grid, target)
     rounded = with_pairs(whole, placement, tensors)
     found: list[Repaired] = []
     if settings.round:
@@ -153,15 +152,17 @@ def quantize_graph(
     return with_integers(rounded, placement, Scales(tensors, weights), target), placement, found
 
 
-def placed(graph: Graph, target: Target, wanted: Wanted | None) -> tuple[Graph, Placement]:
+def placed(
+    graph: Graph, target: Target, wanted: Wanted | None, costly: Collection[str] = ()
+) -> tuple[Graph, Placement]:
     """Returns an equal graph, functions spelled out where that brings them into integers, and where its Q/DQ stand."""
     if not any(rule.role is Role.CLIP for rule in target.rules.values()):
-        return graph, place(graph, infer_shapes(graph), target, wanted)
+        return graph, place(graph, infer_shapes(graph), target, wanted, costly)
     whole, spelled = unfolded(graph)
-    placement = place(whole, infer_shapes(whole), target, wanted)
+    placement = place(whole, infer_shapes(whole), target, wanted, costly)
     while spelled and (in_integers := spelled & {*placement.whole, *placement.scaled}) != spelled:
         whole, spelled = unfolded(graph, in_integers)
-        placement = place(whole, infer_shapes(whole), target, wanted)
+        placement = place(whole, infer_shapes(whole), target, wanted, costly)
     return whole, placement
 
 

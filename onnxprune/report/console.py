@@ -227,7 +227,7 @@ def _zeros(report: Report, console: Console, *, full: bool) -> None:
 def _integers(report: Report, console: Console, *, full: bool) -> None:
     if integers.wants_integers(report):
         _line(console, integers.integers_sentence(report))
-        _reasons("stays float", integers.left_reasons(report), console, full=full)
+        _reasons("as it was", integers.left_reasons(report), console, full=full)
 
 
 def _reasons(what: str, reasons: Sequence[tuple[str, list[str]]], console: Console, *, full: bool) -> None:

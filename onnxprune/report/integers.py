@@ -1,4 +1,4 @@
-"""What became integers and what stayed float, in rows and sentences."""
+"""What became integers or halves and what stayed as it was, in rows and sentences."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from onnxprune.report.schema import Report
 
-LEFT_COLUMNS = ("stays float because", "nodes")
+LEFT_COLUMNS = ("stays as it was because", "nodes")
 
 
 def wants_integers(report: Report) -> bool:
@@ -27,7 +27,7 @@ def integers_sentence(report: Report) -> str:
 
 
 def left_reasons(report: Report) -> list[tuple[str, list[str]]]:
-    """The nodes that stay float by reason, the most frequent reason first."""
+    """The nodes that stay as they were by reason, the most frequent reason first."""
     found: dict[str, list[str]] = defaultdict(list)
     for row in report.quantization.left:
         found[row.reason].append(row.node)

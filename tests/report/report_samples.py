@@ -7,6 +7,7 @@ from onnxprune.report.schema import (
     BlockRow,
     Environment,
     Fidelity,
+    FindingRow,
     FrozenRow,
     Fusion,
     GroupRow,
@@ -104,6 +105,7 @@ def full_report() -> Report:
             ),
         ),
         quantization=Quantization("ort-cpu", 50, 53, (LeftNode("fc", "its weights are half zero"),), Fusion(48, 50)),
+        findings=(FindingRow("rule", "conv1", "it matters", "do it"),),
         recovery=Recovery(
             "reconstruct", (RecoveredLayer("conv1", 0.3, 0.1, True), RecoveredLayer("conv2", 0.1, 0.2, False))
         ),
@@ -118,6 +120,21 @@ def full_report() -> Report:
             "before": [generator.gauss(24.0, 1.0) for _ in range(200)],
             "after": [generator.gauss(12.0, 1.0) for _ in range(200)],
         },
+    )
+
+
+def checked() -> Report:
+    """A file that was held against the rules of a target."""
+    zero = ("tensorrt/zero-point", "zero points are 0", "calibrate <b>symmetrically</b>")
+    return Report(
+        command="check",
+        options={"target": "tensorrt"},
+        before=Side(path="model.onnx", parameters=1000, macs=2000, bytes=4000, nodes=7),
+        findings=(
+            FindingRow("onnx/scale", "a|b", zero[1], zero[2], "hint"),
+            *(FindingRow(zero[0], f"q{number}", *zero[1:], detail=f"it is {number}") for number in range(5)),
+            FindingRow("tensorrt/bias", "q0", "biases are floats", "store floats"),
+        ),
     )
 
 

@@ -69,7 +69,9 @@ KEYS = {
         "eligible": None,
         "left": [{"node": None, "reason": None}],
         "fusion": {"fused": None, "eligible": None},
+        "form": None,
     },
+    "findings": [dict.fromkeys(("rule", "node", "why", "fix", "level", "detail"))],
     "models": [
         {
             "name": None,

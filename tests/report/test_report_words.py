@@ -253,7 +253,7 @@ def test_zeros_are_listed_and_what_stays_dense_is_folded():
 
 def test_the_headline_names_every_grain():
     assert summary.headline(full_report()).startswith(
-        "2 of 52 blocks dropped, 50 % zeros (2:4), 2.00x faster, -50 % MACs"
+        "2 of 52 blocks dropped, 50 % zeros (2:4), int8 in 50 of 53 operators, 2.00x faster, -50 % MACs"
     )
 
 

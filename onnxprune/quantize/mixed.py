@@ -1,0 +1,75 @@
+"""Mixed precision: the operators that cost most stay float, until what is lost is no more than may be.
+
+Each is quantized alone, and ranked by what that does to the outputs; errors of weights alone say next to nothing. Of
+that order, as few stay float as the limit needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnxprune.errors import PlanError
+from onnxprune.model.io import Graph
+from onnxprune.quantize.placement import Placement
+from onnxprune.quantize.quantize import Settings, quantize_graph
+from onnxprune.recover.divergence import Reference
+from onnxprune.recover.sequential import Calibration, Repaired
+from onnxprune.runtime.session import SessionOptions, open_session
+from onnxprune.runtime.walk import Memory
+
+RUNS = 2
+"""Runs of samples on which operators are quantized alone: their order needs no more."""
+
+Judge = Callable[[Graph], float]
+"""Returns what a quantized graph loses."""
+
+Result = tuple[Graph, Placement, list[Repaired]]
+
+
+def within(graph: Graph, calibration: Calibration, settings: Settings, judge: Judge, most: float) -> Result:
+    """Returns a quantized copy that loses at most ``most``, where its integers are, and what rounding did.
+
+    Args:
+        graph: The float graph.
+        calibration: Samples to estimate from, and held-out ones.
+        settings: How to quantize.
+        judge: Says what a quantized graph loses.
+        most: What it may lose.
+
+    Raises:
+        PlanError: nothing can be quantized within that.
+    """
+    found = quantize_graph(graph, calibration, settings)
+    if judge(found[0]) <= most:
+        return found
+    order = ranked(graph, calibration, settings, [weight.operator for weight in found[1].weights])
+    quick = replace(settings, round=False, progress=None)
+    low, high = 1, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        trial = quantize_graph(graph, calibration, replace(quick, costly=frozenset(order[:middle])))[0]
+        low, high = (low, middle) if judge(trial) <= most else (middle + 1, high)
+    for count in range(low, len(order)):
+        found = quantize_graph(graph, calibration, replace(settings, costly=frozenset(order[:count])))
+        if judge(found[0]) <= most:
+            return found
+    raise PlanError(f"no operator can be quantized within --max-drop {most:g}: allow more, or give more samples")
+
+
+def ranked(graph: Graph, calibration: Calibration, settings: Settings, operators: Sequence[str]) -> list[str]:
+    """Returns operators, those first whose quantization alone takes the outputs furthest from the original's."""
+    few = replace(calibration, fitted=calibration.fitted[:RUNS])
+    options = settings.options or SessionOptions()
+    reference = Reference(open_session(graph, options), few.fitted, Memory(settings.memory))
+    alone = replace(settings, round=False, progress=None)
+    losses = []
+    for number, name in enumerate(operators, 1):
+        others = frozenset(operators) - {name}
+        trial = quantize_graph(graph, few, replace(alone, costly=alone.costly | others))[0]
+        losses.append(reference.divergence(open_session(trial, replace(options, integers=settings.target.here))))
+        if settings.progress is not None:
+            settings.progress("sensitivity", number / len(operators))
+    return [operators[place] for place in np.argsort(-np.asarray(losses), kind="stable")]
