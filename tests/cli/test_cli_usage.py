@@ -207,7 +207,7 @@ def test_what_is_not_there_is_unknown(command, small, option):
 
 
 def test_only_documented_options_exist():
-    later = {"--quiet", "--verbose", "--output", "--help", "-h", "--layer-score", "--mask-score"}
+    later = {"--quiet", "--verbose", "--output", "--help", "-h", "--layer-score", "--mask-score", "--calibration"}
     assert names_of("slim") - set(KNOWN_OPTIONS) <= later
 
 
