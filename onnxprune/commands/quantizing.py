@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import onnx
+import onnx_graphsurgeon as gs
 
 from onnxprune.commands.inputs import Inputs
 from onnxprune.commands.masks import named_masks
@@ -116,15 +117,22 @@ def _with_int8(found: Quantized, task: Task, watch: Stopwatch) -> Quantized:
         graph, placement, _ = quantize_graph(found.graph, runs, settings)
     else:
         graph, placement, _ = within(found.graph, runs, settings, _judge(found.graph, task), recipe.max_drop)
+    makers = {tensor.name: node for node in graph.nodes for tensor in node.outputs}
     return replace(
         found,
         graph=graph,
         forms=(*found.forms, "int8"),
-        results=tuple(weight.result for weight in placement.weights),
+        results=tuple(_made_as(weight.result, makers) for weight in placement.weights),
         eligible=placement.eligible,
         left=tuple(LeftNode(one.node, one.reason) for one in placement.left),
         notes=notes,
     )
+
+
+def _made_as(result: str, makers: Mapping[str, gs.Node]) -> str:
+    """Returns the name under which an operator writes its result: behind Q and DQ, readers outside get the old one."""
+    node = makers[result]
+    return str(makers[node.inputs[0].name].inputs[0].name) if node.op == "DequantizeLinear" else result
 
 
 def _judge(original: Graph, task: Task) -> Callable[[Graph], float]:

@@ -7,6 +7,8 @@ Identity move, become stored tensors.
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -14,6 +16,7 @@ from onnxprune.model.fold import remove, store_constants, store_moved
 from onnxprune.model.graph import captured
 from onnxprune.model.io import Graph, read_values, write_values
 from onnxprune.model.linear import Array, Holders, Linear, linear_nodes, only_reader
+from onnxprune.model.shapes import Shapes
 from onnxprune.model.sizes import infer_shapes
 from onnxprune.ops.forms import Scaling, scaling_of
 
@@ -31,13 +34,54 @@ def merged(graph: Graph) -> Graph:
     for node in result.nodes:
         for body in node.attrs.values():
             outside |= captured(body) if isinstance(body, gs.Graph) else set()
-    holders = Holders(result)
+    shapes = infer_shapes(result)
     dropped: set[int] = set()
-    for linear in list(linear_nodes(result, infer_shapes(result), holders)):
+    _take_in_sums(result, shapes, outside, dropped)
+    remove(result, dropped)
+    holders = Holders(result)
+    dropped = set()
+    for linear in list(linear_nodes(result, shapes, holders)):
         if not linear.scales:
             _merge(linear, holders, outside, dropped)
     remove(result, dropped)
     return result
+
+
+def _take_in_sums(graph: Graph, shapes: Shapes, outside: set[str], dropped: set[int]) -> None:
+    """Makes MatMul and Add one Gemm where what they compute is a matrix.
+
+    ONNX Runtime does so too, but after the integers in front of it were told by a MatMul. Behind tensors of more
+    dimensions, where it does so with a bias of one, the bias gets as many.
+    """
+    holders = Holders(graph)
+    for node in graph.nodes:
+        if node.op != "MatMul" or node.domain not in STANDARD:
+            continue
+        reader = only_reader(node)
+        rank = len(shapes.shapes.get(node.inputs[0].name, ()))
+        weights = holders.get(node.inputs[1])
+        if reader is None or reader.op != "Add" or weights is None or len(weights.shape) != 2 or rank < 2:
+            continue
+        slot = 1 if reader.inputs[0] is node.outputs[0] else 0
+        held = holders.get(reader.inputs[slot])
+        width = int(weights.shape[1])
+        if held is None or node.outputs[0].name in outside:
+            continue
+        if tuple(held.shape)[-1:] != (width,) or prod(held.shape) != width:
+            continue
+        values = read_values(held)
+        if rank > 2:
+            reader.inputs[slot] = gs.Constant(
+                f"{reader.outputs[0].name}_bias", values.reshape((1,) * (rank - 1) + (-1,))
+            )
+            continue
+        node.op = "Gemm"
+        node.inputs.append(gs.Constant(f"{reader.outputs[0].name}_bias", values.reshape(-1)))
+        result = reader.outputs[0]
+        reader.inputs.clear()
+        reader.outputs.clear()
+        node.outputs[0] = result
+        dropped.add(id(reader))
 
 
 def _merge(linear: Linear, holders: Holders, outside: set[str], dropped: set[int]) -> None:

@@ -249,8 +249,7 @@ class _Placing:
             return False
         if any(self._holders.get(tensor) is None for tensor in node.inputs[1:] if tensor.name):
             return False  # bounds that are computed
-        wanted = all(map(self._wants, self._readers_of(node))) and node.outputs[0].name not in self._outside
-        return rule.result is Result.INTEGERS or (rule.result is Result.EITHER and wanted)
+        return rule.result is not Result.FLOATS
 
     def _written(self, node: gs.Node) -> gs.Tensor:
         """Returns what a node writes, behind the clip that is part of its rounding."""
@@ -269,6 +268,8 @@ class _Placing:
         if rule.result is Result.INTEGERS:
             return True
         result = self._written(node)
+        if result is not node.outputs[0]:
+            return True  # a product with a clip behind it is computed in integers to its end, or not at all
         after = self._readers.get(result.name, [])
         return bool(after) and result.name not in self._outside and all(map(self._wants, after))
 
@@ -279,7 +280,7 @@ class _Placing:
             return False
         rule = self._rules[id(node)]
         if rule.role is Role.CLIP:
-            return self._writes(self._producer[node.inputs[0].name])
+            return self._absorbed(node) and self._writes(self._producer[node.inputs[0].name])
         return rule.role in (Role.MOVE, Role.SCALE) or (self._written(node).name == name and self._writes(node))
 
     def _is_rounded(self, name: str) -> bool:
