@@ -206,7 +206,8 @@ def _wanted(graph: Graph, recipe: Recipe, inputs: Inputs) -> Callable[[str], boo
     if not recipe.include and not recipe.exclude:
         return None
     things = named_masks(graph, infer_shapes(graph, inputs.sizes))
-    return admitted(things, recipe.include, recipe.exclude).__contains__
+    found = admitted(things, recipe.include, recipe.exclude)
+    return {name for tensor in found for name in things[tensor].names}.__contains__  # also what operators read
 
 
 def failings(ratios: Ratios, found: Quantization) -> tuple[str, ...]:

@@ -150,8 +150,9 @@ def test_results_that_are_outputs_stay() -> None:
 
 
 def test_results_that_bodies_read_stay() -> None:
-    branches = "then_branch = t () => (float[2, 8, 7, 7] s) { s = Exp (a) }, else_branch = e () => (float[2, 8, 7, 7] s) { s = Neg (a) }"
-    check(model(f"{FLAT} u=8,1,1 o:b1", f"a = Conv (x, w) y = Mul (a, u) z = If (o) <{branches}>"), "Conv Mul If")
+    body = """z = If (o) <then_branch = t () => (float[2, 8, 7, 7] s) { s = Exp (a) },
+                         else_branch = e () => (float[2, 8, 7, 7] s) { s = Neg (a) }>"""
+    check(model(f"{FLAT} u=8,1,1 o:b1", f"a = Conv (x, w) y = Mul (a, u) {body}"), "Conv Mul If")
 
 
 def test_weights_that_several_share_stay() -> None:
@@ -183,7 +184,9 @@ def test_chains_one_after_another() -> None:
 def test_in_double_precision(case: tuple[str, str, tuple[int, ...]]) -> None:
     """Only weights and biases change, by float64's rounding: ONNX's own reference computes the same."""
     tensors, text, shape = case
-    proto = model(f"{tensors} {NORM.format(shape[0])}", f"{text} y = BatchNormalization (a, g, h, m, p)", dtype=np.float64)
+    proto = model(
+        f"{tensors} {NORM.format(shape[0])}", f"{text} y = BatchNormalization (a, g, h, m, p)", dtype=np.float64
+    )
     feeds = random_feeds(proto, np.random.default_rng(1))
     before = ReferenceEvaluator(proto).run(None, feeds)[0]
     after = ReferenceEvaluator(to_proto(merged(load(proto)))).run(None, feeds)[0]

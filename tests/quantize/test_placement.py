@@ -160,8 +160,8 @@ def test_laws_of_every_placement(target: str, case: tuple[str, str]) -> None:
 
 def test_scales_of_all_inputs_of_a_concat_behind_floats() -> None:
     """One scale for what TensorRT joins, also where something else reads the parts."""
-    parts = ("x:1,16,8,8 w=16,16,1,1 u=16,16,1,1 v=16,32,1,1 t=16,16,1,1",
-             "a = Conv (x, w) b = Conv (x, u) c = Concat <axis = 1> (a, b) y = Conv (c, v) z = Conv (a, t)")  # fmt: skip
+    text = "a = Conv (x, w) b = Conv (x, u) c = Concat <axis = 1> (a, b) y = Conv (c, v) z = Conv (a, t)"
+    parts = "x:1,16,8,8 w=16,16,1,1 u=16,16,1,1 v=16,32,1,1 t=16,16,1,1", text
     found, seen = placed(model(*parts), "tensorrt")
     assert seen.read == {"a": "Conv_4.0", "c": "Conv_3.0", "x": "Conv_0.0 Conv_1.0"}
     assert found.scale("a") == found.scale("c")
@@ -186,19 +186,21 @@ def test_only_positive_numbers_are_taken_into_a_scale(number: str) -> None:
 
 
 def test_tensors_that_bodies_read_keep_their_names() -> None:
-    body = "z = If (o) <then_branch = t () => (float s) {{ s = Exp ({0}) }}, else_branch = e () => (float s) {{ s = Neg ({0}) }}>"
+    body = """z = If (o) <then_branch = t () => (float s) {{ s = Exp ({0}) }},
+                         else_branch = e () => (float s) {{ s = Neg ({0}) }}>"""
     proto = model(f"{CONVS} o:b1", f"c = Conv (x, w) r = Relu (c) {body.format('c')} y = Conv (r, v)")
-    found, seen = placed(proto, "ort-cpu")
+    found, _ = placed(proto, "ort-cpu")
     assert {"c", "r", "y"} <= found.whole | found.read.keys()
     assert "c" in found.whole, "the relu is not all that reads the convolution"
-    proto = model(f"x:4,16 w=16,16 v=16,16 o:b1", f"a = Gemm (x, w) {body.format('a')} y = Gemm (a, v)")
-    found, seen = placed(proto, "ort-cpu")
+    proto = model("x:4,16 w=16,16 v=16,16 o:b1", f"a = Gemm (x, w) {body.format('a')} y = Gemm (a, v)")
+    found, _ = placed(proto, "ort-cpu")
     assert "a" not in found.whole
 
 
 def test_operators_inside_bodies_are_counted_and_named() -> None:
     text = """a = Conv (x, w)
-        y = If (o) <then_branch = t () => (float s) { s = Conv (a, v) }, else_branch = e () => (float s) { s = Neg (a) }>"""
+        y = If (o) <then_branch = t () => (float s) { s = Conv (a, v) },
+                    else_branch = e () => (float s) { s = Neg (a) }>"""
     _, seen = placed(model(f"{CONVS} o:b1", text), "ort-cpu")
     assert seen.left == {"If_1": "1 operators inside it stay float: bodies are not looked into"}
 

@@ -39,7 +39,8 @@ def rounding(case: tuple[str, str], grid: Grid = WEIGHTS, mask: float = 1.0) -> 
 def correlated(groups: int, count: int, size: int, seed: int = 0) -> np.ndarray:
     """Rows [g, R, n] of a few factors, some noise, and inputs of very different size."""
     random = np.random.default_rng(seed)
-    factors = random.normal(size=(groups, count, max(size // 4, 1))) @ random.normal(size=(groups, max(size // 4, 1), size))
+    few = max(size // 4, 1)
+    factors = random.normal(size=(groups, count, few)) @ random.normal(size=(groups, few, size))
     return (factors + 0.3 * random.normal(size=factors.shape)) * np.exp(random.normal(size=size)) + 0.5
 
 
@@ -97,8 +98,8 @@ def test_zeros_stay_zero(case: tuple[str, str]) -> None:
     sums = moments(rows[:, :600], wanted[:, :600]), moments(rows[:, 600:], wanted[:, 600:])
     fit = Fit(solve, sums)
     moved = given.matrix + 0.1  # as a fit makes of them
-    for found in (given.nearest(moved), given.compensated(moved, sums[0], 1e-2),
-                  given.decide(fit, given.nearest(given.matrix), np.zeros(given.matrix[:, 0].shape)).matrix):  # fmt: skip
+    decided = given.decide(fit, given.nearest(given.matrix), np.zeros(given.matrix[:, 0].shape))
+    for found in (given.nearest(moved), given.compensated(moved, sums[0], 1e-2), decided.matrix):
         assert not found[gone].any()
         assert is_on_grid(found, given)
 
@@ -146,4 +147,5 @@ def test_inputs_that_say_nothing() -> None:
     assert is_on_grid(found, given)
     nothing = moments(np.zeros_like(rows), np.zeros((1, 300, 12)))
     nearest = given.nearest(given.matrix)
-    np.testing.assert_array_equal(given.decide(Fit(solve, (nothing, nothing)), nearest, np.zeros((1, 12))).matrix, nearest)
+    decided = given.decide(Fit(solve, (nothing, nothing)), nearest, np.zeros((1, 12)))
+    np.testing.assert_array_equal(decided.matrix, nearest)

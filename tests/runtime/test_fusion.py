@@ -40,7 +40,7 @@ def test_a_convolution_without_a_pair_behind_it_stays_float() -> None:
 
 def test_nodes_without_names_are_told_apart() -> None:
     proto = built(f"{PAIR} c = Conv (b, k) q = QuantizeLinear (c, s, o) d = DequantizeLinear (q, s, o) "
-                  "e = Conv (d, k) f = Abs (e) g = Relu (f) p = QuantizeLinear (g, s, o) h = DequantizeLinear (p, s, o) "
+                  "e = Conv (d, k) f = Abs (e) g = Neg (f) p = QuantizeLinear (g, s, o) h = DequantizeLinear (p, s, o) "
                   "j = Conv (h, k) n = QuantizeLinear (j, s, o) y = DequantizeLinear (n, s, o)")  # fmt: skip
     for node in proto.graph.node:
         node.name = ""
