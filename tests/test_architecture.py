@@ -16,7 +16,10 @@ import onnxprune
 PACKAGE = Path(onnxprune.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-LINE = ("model", "channels", "score", "plan", "surgery", "recover", "quantize", "validate", "report", "commands", "slim", "cli")
+LINE = (
+    "model", "channels", "score", "plan", "surgery", "recover", "quantize", "validate", "report", "commands", "slim",
+    "cli",
+)  # fmt: skip
 """A room may import the rooms before it, and what ``SIDES`` allows."""
 
 SIDES = {
