@@ -224,8 +224,8 @@ def test_a_proof_that_fails(command, small, tmp_path, monkeypatch):
 def test_a_result_that_is_slower_is_written_and_said(command, small, tmp_path, monkeypatch):
     real = line.measure_models
 
-    def slower(*arguments):
-        evidence = real(*arguments)
+    def slower(*arguments, **named):
+        evidence = real(*arguments, **named)
         evidence.ratio = LatencyRatio(1.3, 1.2, 1.4)
         return evidence
 
