@@ -47,16 +47,27 @@ def within(graph: Graph, calibration: Calibration, settings: Settings, judge: Ju
         return found
     order = ranked(graph, calibration, settings, [weight.operator for weight in found[1].weights])
     quick = replace(settings, round=False, progress=None)
-    low, high = 1, len(order)
+    low, high = 1, max(len(order) - 1, 1)
     while low < high:
         middle = (low + high) // 2
         trial = quantize_graph(graph, calibration, replace(quick, costly=frozenset(order[:middle])))[0]
         low, high = (low, middle) if judge(trial) <= most else (middle + 1, high)
-    for count in range(low, len(order)):
-        found = quantize_graph(graph, calibration, replace(settings, costly=frozenset(order[:count])))
-        if judge(found[0]) <= most:
-            return found
-    raise PlanError(f"no operator can be quantized within --max-drop {most:g}: allow more, or give more samples")
+
+    def without(count: int) -> Result:
+        return quantize_graph(graph, calibration, replace(settings, costly=frozenset(order[:count])))
+
+    count = low
+    found = without(count) if count < len(order) else found
+    while judge(found[0]) > most:  # rounding, which the search went without, may need more of them to stay
+        count += 1
+        if count >= len(order):
+            raise PlanError(
+                f"no operator can be quantized within --max-drop {most:g}: allow more, or give more samples"
+            )
+        found = without(count)
+    while 1 < count <= low and judge((other := without(count - 1))[0]) <= most:  # or fewer
+        count, found = count - 1, other
+    return found
 
 
 def ranked(graph: Graph, calibration: Calibration, settings: Settings, operators: Sequence[str]) -> list[str]:

@@ -117,11 +117,27 @@ CLIPS = np.linspace(0.2, 1.0, 41)
 """Fractions of the range that are tried for the least squared error."""
 
 
+Loss = Callable[[Histogram, float, float, Grid], float]
+"""What rounding to the grid over a range loses."""
+
+
 def least_squares(found: Histogram, grid: Grid) -> Range:
-    """Returns the range whose rounding has the least squared error; the ends shrink alike."""
-    errors = [(_squared_error(found, found.low * clip, found.high * clip, grid), -clip) for clip in CLIPS]
-    clip = -min(errors)[1]
-    return float(found.low * clip), float(found.high * clip)
+    """Returns the range whose rounding has the least squared error."""
+    return _cut(found, grid, _squared_error)
+
+
+def _cut(found: Histogram, grid: Grid, loss: Loss) -> Range:
+    """Returns the range that loses least: both ends cut alike, then one at a time where the grid lets them differ."""
+
+    def tried(clips: NDArray[np.float64]) -> tuple[float, float]:
+        losses = [loss(found, found.low * low, found.high * high, grid) for low, high in clips]
+        return tuple(clips[len(clips) - 1 - int(np.argmin(losses[::-1]))])  # of equal ones the widest
+
+    best = tried(np.stack([CLIPS, CLIPS], axis=1))
+    if not grid.symmetric:
+        best = tried(np.stack([np.full(len(CLIPS), best[0]), CLIPS], axis=1))
+        best = tried(np.stack([CLIPS, np.full(len(CLIPS), best[1])], axis=1))
+    return float(found.low * best[0]), float(found.high * best[1])
 
 
 def _squared_error(found: Histogram, low: float, high: float, grid: Grid) -> float:
@@ -136,9 +152,7 @@ def entropy(found: Histogram, grid: Grid) -> Range:
     What lies outside counts at the ends of the reference; each step of the grid spreads its counts over its bins that
     are not empty.
     """
-    errors = [(_divergence(found, found.low * clip, found.high * clip, grid), -clip) for clip in CLIPS]
-    clip = -min(errors)[1]
-    return found.low * clip, found.high * clip
+    return _cut(found, grid, _divergence)
 
 
 def _divergence(found: Histogram, low: float, high: float, grid: Grid) -> float:

@@ -35,6 +35,7 @@ from onnxprune.ops.forms import Product
 from onnxprune.quantize.blocks import BlockGrid, Blocks, compensated, searched
 from onnxprune.quantize.fusable import keep_from_joining, without_clip
 from onnxprune.quantize.opset import all_graphs, raised
+from onnxprune.quantize.placement import Left
 
 Array = NDArray[Any]
 Wanted = Callable[[str, str], bool]
@@ -52,14 +53,6 @@ TYPES = {
     (8, True): np.dtype(np.int8), (8, False): np.dtype(np.uint8),
     (4, True): np.dtype(ml_dtypes.int4), (4, False): np.dtype(ml_dtypes.uint4),
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """An operator whose stored weights stay as they are, and why."""
-
-    node: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,3 +170,14 @@ def test_ways_by_name() -> None:
     assert [method_of(name) for name in (*METHODS, AUTO)] == ["minmax", "percentile", "entropy", "mse", "auto"]
     with pytest.raises(UsageError, match="no way 'luck' to choose ranges: choose one of minmax, percentile"):
         method_of("luck")
+
+
+@pytest.mark.parametrize("name", ["mse", "entropy"])
+def test_an_outlier_at_one_end_costs_nothing_at_the_other(name: str) -> None:
+    """What Sigmoid times x makes lies above -0.3; cutting off one large number must not cut that off too."""
+    values = np.random.default_rng(0).normal(size=20000).astype(np.float32)
+    values = values / (1 + np.exp(-values))
+    found = histogram(np.append(values, np.float32(12.0)))
+    low, high = METHODS[name](found, UNSIGNED)
+    assert high < (8 if name == "entropy" else 12.0)
+    assert low < 0.8 * values.min()
