@@ -31,6 +31,7 @@ SEVEN_BITS = (
     "weights have 7 bits: this machine adds products of 8-bit numbers in 16 bits, where they overflow; "
     "--no-reduce-range keeps 8 for machines with VNNI"
 )
+CONVOLUTION = "ONNX Runtime has no convolution that reads integers as weights alone: give --int8 for those"
 BITS = {"int4": 4, "int8": 8}
 """Widths of weights that alone are integers, by the word of the command line."""
 
@@ -190,7 +191,8 @@ def _with_weights(found: Quantized, recipe: Recipe, inputs: Inputs) -> Quantized
         why = next((one.reason for one in done.left), "it has no matrix products with stored weights")
         raise PlanError(f"no weight can become {word} ({why}): give --int8 or --fp16 instead")
     results = {node_name(node): node.outputs[0].name for node in graph.nodes}
-    left = tuple(LeftNode(one.node, one.reason) for one in done.left)
+    convolutions = {node_name(node) for node in graph.nodes if node.op == "Conv"} & names
+    left = tuple(LeftNode(one.node, CONVOLUTION if one.node in convolutions else one.reason) for one in done.left)
     return replace(
         found,
         graph=graph,
