@@ -27,7 +27,7 @@ from quantize_rival import Feeds, rivals
 from onnxprune.commands.compare import compare
 from onnxprune.commands.slim import run
 from onnxprune.model.io import model_bytes
-from onnxprune.report.schema import Report
+from onnxprune.report.schema import NOISE, Report
 from onnxprune.runtime.latency import LatencyOptions, measure
 from onnxprune.runtime.session import SessionOptions, input_specs, open_session
 from onnxprune.slim import Recipe
@@ -66,7 +66,8 @@ def row(subject: Subject, options: argparse.Namespace) -> Iterator[str]:
     closest = max(range(1, len(entries)), key=lambda place: likeness(entries[place]))
     ours, fast, close = entries[0], entries[quickest], entries[closest]
     found = made.report.quantization
-    verdicts = "faster" if speeds[0] >= 0.99 * speeds[quickest] else "SLOWER"
+    lead = speeds[0] / speeds[quickest]
+    verdicts = "SLOWER" if lead < 1 - NOISE else "faster" if lead > 1 + NOISE else "equal"
     gain = likeness(ours) - likeness(close)
     yield (
         f"{subject.name:<14} {speeds[0]:>5.2f} {speeds[quickest]:>5.2f} {verdicts:<6} {likeness(ours):>6.1f} "
