@@ -32,6 +32,14 @@ def fraction(value: object, what: str) -> float:
     return number
 
 
+def drop(value: object, what: str) -> float:
+    """Returns what may be lost of a metric, from 0 up to but not including 1."""
+    number = _number(value)
+    if number is None or not 0 <= number < 1:
+        raise UsageError(f"{what} {_is(value)}: give what may be lost of the metric as a fraction, such as 0.01")
+    return number
+
+
 def positive(value: object, what: str) -> float:
     """Returns a finite number above 0."""
     number = _number(value)

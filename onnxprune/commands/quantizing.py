@@ -92,7 +92,7 @@ def quantized_of(graph: Graph, task: Task, watch: Stopwatch) -> Quantized:
         half, left = to_float16(found.graph)
         rows = tuple(LeftNode(one.node, one.reason) for one in left)
         found = replace(found, graph=half, forms=(*found.forms, "fp16"), left=(*found.left, *rows))
-    here = recipe.target == "ort-cpu" or (recipe.target == "ort-cuda" and recipe.ep == "cuda")
+    here = target_of(recipe.target).here or (recipe.target == "ort-cuda" and recipe.ep == "cuda")
     return replace(found, fake=bool(found.forms) and not here)
 
 

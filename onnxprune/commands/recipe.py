@@ -54,7 +54,7 @@ def checked(recipe: Recipe) -> Recipe:
         fp16=arguments.flag(recipe.fp16, "--fp16"),
         weights=optional(arguments.word, recipe.weights, "--weights"),
         group_size=arguments.whole(recipe.group_size, "--group-size"),
-        max_drop=optional(arguments.fraction, recipe.max_drop, "--max-drop"),
+        max_drop=optional(arguments.drop, recipe.max_drop, "--max-drop"),
         calibration=method_of(recipe.calibration),
         reduce_range=optional(arguments.flag, recipe.reduce_range, "--reduce-range"),
         max_macs=optional(arguments.amount_of_macs, recipe.max_macs, "--max-macs"),

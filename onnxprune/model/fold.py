@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from onnxprune.model.graph import captured, overridable
+from onnxprune.model.graph import overridable, read_outside
 from onnxprune.model.io import read_values
 from onnxprune.model.shapes import Shapes, node_name, node_proto, opset_of, stored_tensor
 from onnxprune.ops import operator
@@ -72,10 +72,7 @@ def fold(graph: gs.Graph, shapes: Shapes, kept: set[str]) -> bool:
 
 def store_moved(graph: gs.Graph) -> None:
     """Stores what Identity and Transpose make of stored tensors that nothing else reads, in place."""
-    kept = {tensor.name for tensor in graph.outputs} | overridable(graph)
-    for node in graph.nodes:
-        for body in node.attrs.values():
-            kept |= captured(body) if isinstance(body, gs.Graph) else set()
+    kept = read_outside(graph) | overridable(graph)
     dropped: set[int] = set()
     for node in graph.nodes:
         if node.op not in ("Identity", "Transpose") or node.domain not in (None, "", "ai.onnx"):
@@ -196,10 +193,7 @@ def _store(node: gs.Node, results: Sequence[Array]) -> None:
 
 def store_constants(graph: gs.Graph) -> None:
     """Stores what Constant nodes hold, in place; results of the graph and what bodies read stay nodes."""
-    kept = {tensor.name for tensor in graph.outputs}
-    for node in graph.nodes:
-        for body in node.attrs.values():
-            kept |= captured(body) if isinstance(body, gs.Graph) else set()
+    kept = read_outside(graph)
     dropped = set()
     for node in graph.nodes:
         content = stored_tensor(node) if node.op == "Constant" and node.outputs[0].name not in kept else None

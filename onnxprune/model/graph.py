@@ -79,6 +79,16 @@ def read_by(node: gs.Node) -> set[str]:
     return names
 
 
+def read_outside(graph: gs.Graph) -> set[str]:
+    """Returns the names of the tensors that others than the nodes of a graph read: outputs, and what bodies read."""
+    names = {tensor.name for tensor in graph.outputs}
+    for node in graph.nodes:
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                names |= captured(value)
+    return names
+
+
 def overridable(graph: gs.Graph) -> set[str]:
     """Returns the initializers that are also graph inputs, which callers may override from IR version 4 on."""
     origin = getattr(graph, "origin", None)

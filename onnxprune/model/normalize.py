@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxprune.model.fold import drop_unread, fold, remove
-from onnxprune.model.graph import captured
+from onnxprune.model.graph import read_outside
 from onnxprune.model.shapes import Shape, Shapes, ShapeWalk, node_name
 from onnxprune.model.sizes import generic_shapes
 from onnxprune.model.states import drop_zero_states
@@ -37,10 +37,7 @@ def prepare(graph: gs.Graph, sizes: Mapping[str, Shape] | None = None) -> tuple[
 
 def normalize(graph: gs.Graph, shapes: Shapes) -> bool:
     """Edits the graph in place and returns whether ``shapes`` have to be inferred again."""
-    kept = {tensor.name for tensor in graph.outputs}
-    for node in graph.nodes:
-        for body in node.attrs.values():
-            kept |= captured(body) if isinstance(body, gs.Graph) else set()
+    kept = read_outside(graph)
     folded = fold(graph, shapes, kept)
     written = replace_whole_writes(graph, shapes, kept)
     shuffled = _gather_shuffles(graph, shapes, kept)

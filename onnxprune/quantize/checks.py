@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from onnxprune.quantize.pairs import MICROSOFT, STANDARD, Pairs, Product
+from onnxprune.model.weights import STANDARD
+from onnxprune.quantize.pairs import MICROSOFT, Pairs, Product
 from onnxprune.quantize.targets import NO_KERNEL, Target
 
 VIOLATION, HINT = "violation", "hint"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.model.graph import captured
+from onnxprune.model.graph import read_outside
 from onnxprune.model.io import Graph, read_values
 from onnxprune.model.weights import Weight
 from onnxprune.ops.forms import Product, TransposedConvolution
@@ -111,10 +111,7 @@ class _Writer:
         self._dropped: set[int] = set()
         self._results = {tensor.name: tensor for node in self._nodes for tensor in node.outputs}
         self._taken = set(graph.tensors(check_duplicates=False))
-        self._outside = {tensor.name for tensor in graph.outputs}
-        for node in self._nodes:
-            for body in node.attrs.values():
-                self._outside |= captured(body) if isinstance(body, gs.Graph) else set()
+        self._outside = read_outside(graph)
 
     def write_pairs(self) -> None:
         """Puts Q/DQ pairs onto computed tensors, and DQ behind stored operands."""

@@ -13,14 +13,14 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.model.fold import remove, store_constants, store_moved
-from onnxprune.model.graph import captured
+from onnxprune.model.graph import overridable, read_outside
 from onnxprune.model.io import Graph, read_values, write_values
 from onnxprune.model.linear import Array, Holders, Linear, linear_nodes, only_reader
 from onnxprune.model.shapes import Shapes
 from onnxprune.model.sizes import infer_shapes
+from onnxprune.model.weights import STANDARD
 from onnxprune.ops.forms import Scaling, scaling_of
 
-STANDARD = (None, "", "ai.onnx")
 Affine = tuple[Array, Array]
 """What a result is multiplied with, and what is added to it: [m] each."""
 
@@ -30,30 +30,27 @@ def merged(graph: Graph) -> Graph:
     result = graph.copy()
     store_constants(result)
     store_moved(result)
-    outside = {tensor.name for tensor in result.outputs}
-    for node in result.nodes:
-        for body in node.attrs.values():
-            outside |= captured(body) if isinstance(body, gs.Graph) else set()
+    outside, given = read_outside(result), overridable(result)
     shapes = infer_shapes(result)
     dropped: set[int] = set()
-    _take_in_sums(result, shapes, outside, dropped)
+    _take_in_sums(result, shapes, (outside, given), dropped)
     remove(result, dropped)
     holders = Holders(result)
     dropped = set()
     for linear in list(linear_nodes(result, shapes, holders)):
-        if not linear.scales:
+        if not linear.scales and given.isdisjoint(tensor.name for tensor in linear.node.inputs):
             _merge(linear, holders, outside, dropped)
     remove(result, dropped)
     return result
 
 
-def _take_in_sums(graph: Graph, shapes: Shapes, outside: set[str], dropped: set[int]) -> None:
+def _take_in_sums(graph: Graph, shapes: Shapes, kept: tuple[set[str], set[str]], dropped: set[int]) -> None:
     """Makes MatMul and Add one Gemm where what they compute is a matrix.
 
     ONNX Runtime does so too, but after the integers in front of it were told by a MatMul. Behind tensors of more
     dimensions, where it does so with a bias of one, the bias gets as many.
     """
-    holders = Holders(graph)
+    (outside, given), holders = kept, Holders(graph)
     for node in graph.nodes:
         if node.op != "MatMul" or node.domain not in STANDARD:
             continue
@@ -65,7 +62,7 @@ def _take_in_sums(graph: Graph, shapes: Shapes, outside: set[str], dropped: set[
         slot = 1 if reader.inputs[0] is node.outputs[0] else 0
         held = holders.get(reader.inputs[slot])
         width = int(weights.shape[1])
-        if held is None or node.outputs[0].name in outside:
+        if held is None or held.name in given or node.outputs[0].name in outside:
             continue
         if tuple(held.shape)[-1:] != (width,) or prod(held.shape) != width:
             continue

@@ -14,10 +14,9 @@ from onnxprune.model.graph import Graph, captured, stored_tensors
 from onnxprune.model.io import read_values
 from onnxprune.model.shapes import Shape, Shapes
 from onnxprune.model.values import element_type
-from onnxprune.model.weights import OPERATORS, WAYS, Weight, weights_of
+from onnxprune.model.weights import OPERATORS, STANDARD, WAYS, Weight, weights_of
 from onnxprune.quantize.grids import Array
 
-STANDARD = (None, "", "ai.onnx")
 MICROSOFT = "com.microsoft"
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 PASSED = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})

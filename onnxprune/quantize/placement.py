@@ -13,16 +13,16 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxprune.model.graph import captured
+from onnxprune.model.graph import overridable, read_outside
 from onnxprune.model.io import Graph, read_values
 from onnxprune.model.linear import Holders
 from onnxprune.model.shapes import Shapes, node_name
-from onnxprune.model.weights import Weight, weights_of
+from onnxprune.model.weights import STANDARD, Weight, weights_of
 from onnxprune.quantize.targets import NO_KERNEL, Result, Role, Rule, Target
 
-STANDARD = (None, "", "ai.onnx")
 EXCLUDED = "it was left out by --include or --exclude"
 COSTLY = "quantized, it costs more accuracy than --max-drop admits"
+GIVEN = "its weights or bias are inputs of the model too, so that callers may give others"
 COMPUTED = "its weights are computed, not stored"
 ALONE = "what it reads or what reads it stays float, Q/DQ around it would only cost time"
 
@@ -113,10 +113,7 @@ class _Placing:
         for node in self._nodes:
             for slot, tensor in enumerate(node.inputs):
                 self._readers.setdefault(tensor.name, []).append((node, slot))
-        self._outside = {tensor.name for tensor in graph.outputs}
-        for node in self._nodes:
-            for body in node.attrs.values():
-                self._outside |= captured(body) if isinstance(body, gs.Graph) else set()
+        self._outside, self._given = read_outside(graph), overridable(graph)
         self._weights = {id(weight.node): weight for weight in weights_of(graph, shapes)}
         found = ((id(node), self._rule_of(node)) for node in self._nodes)
         self._rules = {key: rule for key, rule in found if rule is not None}
@@ -207,6 +204,8 @@ class _Placing:
             return COMPUTED
         if weight.source.scale is not None:
             return "its weights are quantized already"
+        if not self._given.isdisjoint((weight.source.name, *(tensor.name for tensor in weight.node.inputs))):
+            return GIVEN
         if any(known[name] != onnx.TensorProto.FLOAT for name in floats):
             return "it does not compute in float32"
         if wanted is not None and not wanted(weight.operator, weight.source.name):

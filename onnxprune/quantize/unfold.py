@@ -13,8 +13,7 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.model.io import Graph
 from onnxprune.model.shapes import node_name
-
-STANDARD = (None, "", "ai.onnx")
+from onnxprune.model.weights import STANDARD
 
 
 def unfolded(graph: Graph, results: Collection[str] | None = None) -> tuple[Graph, set[str]]:

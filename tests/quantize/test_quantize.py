@@ -173,3 +173,20 @@ def test_models_with_nothing_to_quantize() -> None:
 def test_samples_that_do_not_fit() -> None:
     with pytest.raises(CalibrationError):
         quantize(model(*NETWORK), {"x": samples(4)[:, :2]})
+
+
+def test_what_callers_may_override_stays_as_it_is() -> None:
+    """From IR version 4 on, an initializer that is an input too is a default that a caller may replace."""
+    proto = model(*NETWORK)
+    for name in ("w", "o"):
+        tensor = next(one for one in proto.graph.initializer if one.name == name)
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+    made = to_proto(quantize(proto, {"x": samples()}))
+    before = {tensor.name: tensor.SerializeToString() for tensor in proto.graph.initializer}
+    after = {tensor.name: tensor.SerializeToString() for tensor in made.graph.initializer}
+    assert {name: after[name] for name in ("w", "o")} == {name: before[name] for name in ("w", "o")}
+    readers = {name for node in made.graph.node for name in node.input}
+    assert {"w", "o"} <= readers
+    feeds = {"x": samples(4, 1)}
+    other = {**feeds, "w": np.zeros((16, 3, 3, 3), np.float32)}
+    assert not np.allclose(run(made, other), run(made, feeds))
