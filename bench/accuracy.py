@@ -291,7 +291,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--shares", type=numbers, default=(), help="shares of the MACs instead of those of each table")
     made.add_argument("--depths", type=whole_numbers, default=(20, 56), help="trained CIFAR-10 networks")
     made.add_argument("--models", type=words, default=("resnet", "mobilenet", "vit"))
-    made.add_argument("--real", type=words, default=tuple(REAL), help=f"of {', '.join(REAL)}")
+    made.add_argument(
+        "--real", type=words, default=("PP-OCRv4 rec", "PP-OCR cls", "magika"), help=f"of {', '.join(REAL)}"
+    )
     made.add_argument("--counts", type=whole_numbers, default=(16, 64, 256, 1024), help="numbers of samples")
     made.add_argument("--images", type=int, default=512, help="images of 32x32 to time with")
     made.add_argument("--large-images", type=int, default=256, help="images of 224x224 to time with; 0 leaves that out")

@@ -64,6 +64,22 @@ def lines(count: int, seed: int, width: int, *, turned: bool = False) -> np.ndar
     return np.stack(images)
 
 
+def _pages(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
+    return pages(2 * sizes.samples, 6), pages(sizes.verdict, 7)
+
+
+def pages(count: int, seed: int, side: int = 320) -> np.ndarray:
+    """Returns images of a few lines of text, normalized as for photographs: places, sizes and grounds are drawn."""
+    draw = random.Random(seed)
+    strips = (lines(8 * count, seed, side).transpose(0, 2, 3, 1) + 1) / 2
+    images = np.stack([np.full((side, side, 3), draw.uniform(0.5, 1.0), np.float32) for _ in range(count)])
+    for number, strip in enumerate(strips):
+        top, left = draw.randrange(0, side - 48), draw.randrange(0, side // 2)
+        images[number % count, top : top + 48, left:] = strip[:, : side - left]
+    mean, spread = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    return np.ascontiguousarray(((images - mean) / spread).transpose(0, 3, 1, 2).astype(np.float32))
+
+
 def text(draw: random.Random) -> str:
     """Returns a few drawn words and numbers."""
     words = []
@@ -116,5 +132,6 @@ def as_bytes(content: bytes) -> np.ndarray:
 REAL: dict[str, tuple[str, str, Callable[[Sizes], tuple[Any, Any]]]] = {
     "PP-OCRv4 rec": ("rapidocr_onnxruntime", "ch_PP-OCRv4_rec_infer.onnx", _lines_for_reading),
     "PP-OCR cls": ("rapidocr_onnxruntime", "ch_ppocr_mobile_v2.0_cls_infer.onnx", _lines_to_turn),
+    "PP-OCRv4 det": ("rapidocr_onnxruntime", "ch_PP-OCRv4_det_infer.onnx", _pages),
     "magika": ("magika", "standard_v3_3/model.onnx", _files),
 }

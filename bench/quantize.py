@@ -11,7 +11,6 @@ rival's best time and its best likeness may be those of different settings.
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,30 +19,23 @@ import onnx
 sys.path.insert(0, str(Path(__file__).parent))
 
 from accuracy import words
-from accuracy_real import REAL, real
+from accuracy_real import real
 from accuracy_sheet import Sheet, Sizes, Subject, cifar, small
+from quantize_combined import combined
+from quantize_entry import Entry, accuracies, likeness, timed
 from quantize_rival import Feeds, rivals
 
 from onnxprune.commands.compare import compare
 from onnxprune.commands.slim import run
 from onnxprune.model.io import model_bytes
-from onnxprune.report.schema import NOISE, Report
-from onnxprune.runtime.latency import LatencyOptions, measure
-from onnxprune.runtime.session import SessionOptions, input_specs, open_session
+from onnxprune.report.schema import NOISE
+from onnxprune.runtime.session import input_specs
 from onnxprune.slim import Recipe
 
 EXPORTS = ("resnet50", "mobilenet_v2", "yolo", "vit_b_16", "bert_base")
+OCR = ("PP-OCRv4 rec", "PP-OCR cls", "PP-OCRv4 det")
 CONTENDERS = 256
 """Most samples that calibrate."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One file of a network, and what it is worth."""
-
-    name: str
-    model: onnx.ModelProto
-    report: Report
 
 
 def row(subject: Subject, options: argparse.Namespace) -> Iterator[str]:
@@ -77,30 +69,6 @@ def row(subject: Subject, options: argparse.Namespace) -> Iterator[str]:
     )
 
 
-def likeness(entry: Entry) -> float:
-    """Returns the signal to noise of the outputs, in decibels."""
-    return entry.report.fidelity.sqnr_db or -np.inf
-
-
-def accuracies(entry: Entry) -> str:
-    """Returns the accuracy before and after where there are labels, else the agreement."""
-    report = entry.report
-    values = [
-        f"{100 * side.metrics[name]:.1f}"
-        for side in (report.before, report.after)
-        for name in ("top1", "agreement")
-        if side is not None and side.metrics.get(name) is not None
-    ]
-    return " -> ".join(values[:2]) or f"{100 * (report.fidelity.agreement or 0):.1f}"
-
-
-def timed(models: Sequence[onnx.ModelProto], feed: Feeds, seconds: float) -> list[float]:
-    """Returns how much faster each model is than the first."""
-    sessions = {str(number): open_session(model, SessionOptions(threads=1)) for number, model in enumerate(models)}
-    found = measure(sessions, dict.fromkeys(sessions, feed), LatencyOptions(seconds=seconds))
-    return [1 / found.ratios[str(number)].median for number in range(1, len(models))]
-
-
 def exports(folder: Path, names: Sequence[str], sizes: Sizes) -> Iterator[Subject]:
     """Yields exports of full size with random weights, with inputs that have some structure."""
     for name in names:
@@ -127,6 +95,9 @@ def made_up(spec: object, count: int, seed: int) -> np.ndarray:
 
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--table", type=words, default=("int8",), help=f"of {', '.join(TABLES)}")
+    result.add_argument("--layers", type=int, default=6, help="blocks to drop where all means are used")
+    result.add_argument("--channels", type=float, default=0.2, help="channels to remove where all means are used")
     result.add_argument("--nets", type=Path, help="folder with the trained CIFAR-10 networks and images")
     result.add_argument("--exports", type=Path, help="folder with exports of full size")
     result.add_argument("--only", type=words, default=(), help="networks with one of these words in their names")
@@ -139,14 +110,15 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def main() -> int:
-    options = parser().parse_args()
+def speed(options: argparse.Namespace) -> Sheet:
+    """Returns the table of one line for each network."""
     sizes = Sizes(1, options.samples, options.verdict, "auto")
     few = Sizes(1, options.export_samples, 8, "auto")
     subjects = [
         *(cifar(options.nets, (20, 56), sizes) if options.nets else ()),
         *small(("resnet", "mobilenet", "vit"), sizes),
-        *real(tuple(REAL)[:2], Sizes(1, 64, 128, "auto")),
+        *real(OCR[:2], Sizes(1, 64, 128, "auto")),
+        *real(OCR[2:], Sizes(1, 16, 16, "auto")),
         *(exports(options.exports, EXPORTS, few) if options.exports else ()),
     ]
     sheet = Sheet("int8")
@@ -159,8 +131,32 @@ def main() -> int:
     for subject in subjects:
         if not options.only or any(word in subject.name for word in options.only):
             sheet.row(subject.name, lambda subject=subject: "\n".join(row(subject, options)))
-    sheet.end(options.save)
-    return int(sheet.failed)
+    return sheet
+
+
+def all_means(options: argparse.Namespace) -> Sheet:
+    """Returns the table of int8 alone and of all means in one call, for the deepest of the trained networks."""
+    sheet = Sheet("combined")
+    sheet.add(
+        "times as fast as float32, one thread, at batch 1 and 32, files of a network in turns",
+        f"{'network':<12} {'x, 1':>8} {'x, 32':>8} {'accuracy':>14} {'size':>6}  made by",
+    )
+    for subject in cifar(options.nets, (56,), Sizes(1, options.samples, 10**9, "auto")):
+        sheet.row(subject.name, lambda subject=subject: "\n".join(combined(subject, options)))
+    return sheet
+
+
+TABLES = {"int8": speed, "combined": all_means}
+
+
+def main() -> int:
+    options = parser().parse_args()
+    for name in options.table:
+        sheet = TABLES[name](options)
+        sheet.end(options.save)
+        if sheet.failed:
+            return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from zoo_network import Architecture, Network, image_network, torchvision_operators
+from zoo_own import Detector
 from zoo_transformers import Pick
 
 LENGTH = 128
@@ -26,9 +27,10 @@ IMAGE_NETWORKS = (
 
 
 def full_architectures() -> Iterator[Architecture]:
-    """Yields the networks: torchvision at 224 pixels (inception at 299), and transformers at 128 tokens."""
+    """Yields the networks: torchvision at 224 pixels (inception at 299), a detector at 320, text at 128 tokens."""
     for name in IMAGE_NETWORKS:
         yield Architecture(f"full/{name}", partial(_image, name))
+    yield Architecture("full/yolo", lambda: image_network(Detector(16, 80, 16), (1, 3, 320, 320)))
     yield Architecture("full/bert_base", partial(_text, "BertModel", {}))
     yield Architecture("full/llama", partial(_text, "LlamaModel", LLAMA))
 

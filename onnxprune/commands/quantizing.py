@@ -15,11 +15,13 @@ from onnxprune.model.io import Graph
 from onnxprune.model.shapes import node_name
 from onnxprune.model.sizes import infer_shapes
 from onnxprune.plan.select import admitted
+from onnxprune.quantize.block_rounding import OnSamples
 from onnxprune.quantize.float16 import to_float16
 from onnxprune.quantize.mixed import within
+from onnxprune.quantize.peaks import peaks_of
 from onnxprune.quantize.quantize import Settings, needs_seven_bits, quantize_graph
 from onnxprune.quantize.targets import target_of
-from onnxprune.quantize.weight_only import weight_only
+from onnxprune.quantize.weight_only import WeightOnly, weight_only
 from onnxprune.recover.recover import calibration
 from onnxprune.report.schema import Fusion, LeftNode, Quantization, Ratios
 from onnxprune.runtime.fusion import on_integers
@@ -87,11 +89,13 @@ def quantized_of(graph: Graph, task: Task, watch: Stopwatch) -> Quantized:
     if recipe.int8:
         found = _with_int8(found, task, watch)
     if recipe.weights is not None:
-        found = _with_weights(found, recipe, task.inputs)
+        found = _with_weights(found, task, watch)
     if recipe.fp16:
-        half, left = to_float16(found.graph)
+        half, left = to_float16(found.graph, peaks=_peaks(found.graph, task, watch))
         rows = tuple(LeftNode(one.node, one.reason) for one in left)
-        found = replace(found, graph=half, forms=(*found.forms, "fp16"), left=(*found.left, *rows))
+        makers = {tensor.name: node for node in half.nodes for tensor in node.outputs}
+        results = tuple(_made_as(name, makers) for name in found.results)
+        found = replace(found, graph=half, forms=(*found.forms, "fp16"), results=results, left=(*found.left, *rows))
     here = target_of(recipe.target).here or (recipe.target == "ort-cuda" and recipe.ep == "cuda")
     return replace(found, fake=bool(found.forms) and not here)
 
@@ -131,8 +135,10 @@ def _with_int8(found: Quantized, task: Task, watch: Stopwatch) -> Quantized:
 
 
 def _made_as(result: str, makers: Mapping[str, gs.Node]) -> str:
-    """Returns the name under which an operator writes its result: behind Q and DQ, readers outside get the old one."""
+    """Returns the name under which an operator writes its result: behind Q and DQ or Cast, others get the old one."""
     node = makers[result]
+    if node.op == "Cast":
+        return str(node.inputs[0].name)
     return str(makers[node.inputs[0].name].inputs[0].name) if node.op == "DequantizeLinear" else result
 
 
@@ -178,18 +184,29 @@ def fallen(recipe: Recipe, before: Metrics, after: Metrics) -> tuple[str, ...]:
     )
 
 
-def _with_weights(found: Quantized, recipe: Recipe, inputs: Inputs) -> Quantized:
-    word = str(recipe.weights)
+def _peaks(graph: Graph, task: Task, watch: Stopwatch) -> dict[str, float]:
+    """Returns how far tensors reach on the samples that are given, if any."""
+    if task.runs is None:
+        return {}
+    options = SessionOptions(task.recipe.ep, task.recipe.threads)
+    return peaks_of(graph, infer_shapes(graph, task.inputs.sizes), task.runs.fitted, options, watch.progress)
+
+
+def _with_weights(found: Quantized, task: Task, watch: Stopwatch) -> Quantized:
+    recipe, inputs = task.recipe, task.inputs
+    word, samples = str(recipe.weights), _samples(task, watch)
     shapes = infer_shapes(found.graph, inputs.sizes)
     things = named_masks(found.graph, shapes)
     admits = _wanted(found.graph, recipe, inputs)
     names = {name for tensor, thing in things.items() if admits is None or admits(tensor) for name in thing.names}
     graph, done = weight_only(
-        found.graph, BITS[word], recipe.group_size, shapes, wanted=lambda node, op: node in names and op != "Conv"
-    )
+        found.graph, BITS[word], recipe.group_size, shapes,
+        wanted=lambda node, op: node in names and op != "Conv", samples=samples,
+    )  # fmt: skip
     if not done.quantized:
         why = next((one.reason for one in done.left), "it has no matrix products with stored weights")
-        raise PlanError(f"no weight can become {word} ({why}): give --int8 or --fp16 instead")
+        instead = "leave --weights out" if recipe.fp16 else "give --int8 or --fp16 instead"
+        raise PlanError(f"no weight can become {word} ({why}): {instead}")
     results = {node_name(node): node.outputs[0].name for node in graph.nodes}
     convolutions = {node_name(node) for node in graph.nodes if node.op == "Conv"} & names
     left = tuple(LeftNode(one.node, CONVOLUTION if one.node in convolutions else one.reason) for one in done.left)
@@ -200,7 +217,24 @@ def _with_weights(found: Quantized, recipe: Recipe, inputs: Inputs) -> Quantized
         results=tuple(results[name] for name in done.quantized if name in results),
         eligible=len(done.quantized) + len(left),
         left=left,
+        notes=(*found.notes, _rounded_how(done, samples)),
     )
+
+
+def _samples(task: Task, watch: Stopwatch) -> OnSamples | None:
+    """Returns what weights are rounded on, if there are samples to judge that by."""
+    recipe, given = task.recipe, task.inputs.given
+    if task.runs is None or given is None or given.split()[0] is given:
+        return None
+    options = SessionOptions(recipe.ep, recipe.threads)
+    return OnSamples(task.runs, int(recipe.max_memory), options, watch.progress)
+
+
+def _rounded_how(done: WeightOnly, samples: OnSamples | None) -> str:
+    if samples is None:
+        return "weights were rounded by themselves: with --data, samples say how later ones make up for earlier ones"
+    fitted, every = len(done.fitted), len(done.quantized)
+    return f"samples chose how {fitted} of {every} weights were rounded, where held-out ones gain from it"
 
 
 def _wanted(graph: Graph, recipe: Recipe, inputs: Inputs) -> Callable[[str], bool] | None:

@@ -13,8 +13,8 @@ Array = NDArray[Any]
 CLIPPING = np.linspace(1.0, 0.6, 17)
 """Fractions of the range of a block that compete; 7/8 puts the far end of a signed range of 4 bits to use."""
 
-RIDGE = 0.01
-"""Added to second moments, as a fraction of their mean (Frantar et al. 2022)."""
+SILENT = 1e-100
+"""Mean squares up to here are those of inputs that were never other than zero."""
 
 LAZY = 128
 """Rows between two updates of all rows below."""
@@ -87,47 +87,56 @@ def searched(matrix: Array, grid: BlockGrid, importance: Array | None = None) ->
     return _rounded(matrix, grid, scale, zero)
 
 
-def compensated(matrix: Array, grid: BlockGrid, moments: Array) -> Blocks:
-    """Returns a matrix rounded row by row, while the rows below make up for the error (Frantar et al. 2022, GPTQ).
+@dataclass(frozen=True, slots=True, eq=False)
+class Compensation:
+    """How rows make up for the rounding of those before them, in the ``order`` in which they are rounded, [n].
 
-    Scales are those of :func:`searched`. Weights of zero stay zero. An output that would come out worse than by
-    rounding to the nearest is rounded to the nearest.
-
-    Args:
-        matrix: [g, n, m].
-        grid: What it is rounded to.
-        moments: Second moments of the inputs, [g, n, n]; from more rows than there are inputs, or they mislead.
+    ``importance`` are mean squares of the inputs [g, n], and ``factor`` the upper Cholesky factor of the inverse of
+    their second moments [g, n, n], rows in order.
     """
-    count = matrix.shape[1]
-    diagonal = np.einsum("gii->gi", moments)
-    start = searched(matrix, grid, diagonal)
-    mean = diagonal.mean(axis=1)
-    ridge = np.where(mean > 0, RIDGE * mean, 1.0)
-    stable = moments + ridge[:, None, None] * np.eye(count)
-    factor = np.linalg.cholesky(np.linalg.inv(stable)).swapaxes(1, 2)
-    scale, zero = (spread(part, grid.rows, count) for part in (start.scale.astype(np.float64), start.zero))
-    wanted, integers = matrix.astype(np.float64), start.integers.copy()
-    kept = matrix != 0
-    for first in range(0, count, LAZY):
-        stop = min(first + LAZY, count)
-        errors = np.zeros_like(wanted[:, first:stop])
-        for row in range(first, stop):
-            made = np.clip(np.rint(wanted[:, row] / scale[:, row]) + zero[:, row], grid.low, grid.high)
-            made = np.where(kept[:, row], made, zero[:, row])
-            integers[:, row] = made
-            error = (wanted[:, row] - (made - zero[:, row]) * scale[:, row]) / factor[:, row, row, None]
-            wanted[:, row + 1 : stop] -= factor[:, row, row + 1 : stop, None] * error[:, None]
-            errors[:, row - first] = error
-        wanted[:, stop:] -= factor[:, first:stop, stop:].swapaxes(1, 2) @ errors
-    result = Blocks(grid, integers, start.scale, start.zero)
-    better = loss(result, matrix, stable) < loss(start, matrix, stable)
-    return Blocks(grid, np.where(better[:, None], result.integers, start.integers), start.scale, start.zero)
 
+    order: NDArray[np.intp]
+    importance: Array
+    factor: Array
 
-def loss(blocks: Blocks, matrix: Array, moments: Array) -> Array:
-    """Returns the mean squared error of every output [g, m] on inputs with these second moments [g, n, n]."""
-    wrong = blocks.numbers().astype(np.float64) - matrix
-    return np.asarray(np.einsum("gnm,gnm->gm", wrong, moments @ wrong))
+    @classmethod
+    def of(cls, moments: Array, damping: float) -> Compensation:
+        """Returns what second moments [g, n, n] say; ``damping`` is added to them, as a fraction of their mean.
+
+        Where no input was ever other than zero nothing is known of them, and all are alike.
+        """
+        diagonal = np.einsum("gii->gi", moments)
+        mean = diagonal.mean(axis=1)
+        ridge = np.where(mean > SILENT, damping * mean, 1.0)
+        order = np.argsort(-diagonal.sum(axis=0), kind="stable")
+        stable = (moments + ridge[:, None, None] * np.eye(moments.shape[1]))[:, order][:, :, order]
+        factor = np.linalg.cholesky(np.linalg.inv(stable)).swapaxes(1, 2)
+        return cls(order, diagonal + ridge[:, None], factor)
+
+    def rounded(self, matrix: Array, start: Blocks, free: NDArray[np.bool_]) -> Blocks:
+        """Returns a matrix rounded row by row, while later rows make up for the error (Frantar et al. 2022, GPTQ).
+
+        Args:
+            matrix: [g, n, m].
+            start: Its scales and zero points.
+            free: Where numbers may be other than zero, [g, n, m].
+        """
+        grid, count = start.grid, matrix.shape[1]
+        scale, zero = (spread(part, grid.rows, count)[:, self.order] for part in (start.scale, start.zero))
+        step, may = scale.astype(np.float64), free[:, self.order]
+        wanted, integers = matrix[:, self.order].astype(np.float64), np.empty(matrix.shape, np.int16)
+        for first in range(0, count, LAZY):
+            stop = min(first + LAZY, count)
+            errors = np.empty_like(wanted[:, first:stop])
+            for row in range(first, stop):
+                made = np.clip(np.rint(wanted[:, row] / step[:, row]) + zero[:, row], grid.low, grid.high)
+                made = np.where(may[:, row], made, zero[:, row])
+                integers[:, self.order[row]] = made
+                error = wanted[:, row] - (made - zero[:, row]) * step[:, row]
+                errors[:, row - first] = error / self.factor[:, row, row, None]
+                wanted[:, row + 1 : stop] -= self.factor[:, row, row + 1 : stop, None] * errors[:, None, row - first]
+            wanted[:, stop:] -= self.factor[:, first:stop, stop:].swapaxes(1, 2) @ errors
+        return Blocks(grid, integers, start.scale, start.zero)
 
 
 def _split(matrix: Array, rows: int) -> Array:
@@ -183,4 +192,4 @@ def _scales(matrix: Array, grid: BlockGrid, fraction: float) -> tuple[Array, Arr
 def _rounded(matrix: Array, grid: BlockGrid, scale: Array, zero: Array) -> Blocks:
     step, shift = (spread(part, grid.rows, matrix.shape[1]) for part in (scale.astype(matrix.dtype), zero))
     integers = np.clip(np.rint(matrix / step) + shift, grid.low, grid.high)
-    return Blocks(grid, integers.astype(np.int32), scale, zero)
+    return Blocks(grid, integers.astype(np.int16), scale, zero)

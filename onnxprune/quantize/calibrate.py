@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +23,12 @@ from onnxprune.runtime.walk import Feeds, Progress
 
 ROWS = 512
 """Rows of every operator that ranges are judged on, over all samples."""
+
+ROWS_AT_ONCE = 16
+"""Fewest rows that a run is asked for: to get at one takes almost as long as to get at a few."""
+
+AT_ONCE = 64 << 20
+"""Bytes of tensors that a run gives back, where it can be of fewer samples: more of them only take longer to write."""
 
 
 @dataclass(slots=True)
@@ -43,51 +50,100 @@ def read(
 ) -> Readings:
     """Returns what runs of a float graph say about the tensors that are to be rounded.
 
+    What is held grows neither with the samples nor, above ``memory``, with the tensors: those that would not fit wait
+    for another pass.
+
     Raises:
         ModelError: ONNX Runtime cannot run the graph.
     """
-    names = sorted(set(placement.tensors))
-    weights = {weight.result: weight for weight in placement.weights}
-    share = _share(weights.values(), len(feeds), memory)
-    read_too = sorted({weight.data for weight in weights.values()}.difference(names)) if share else []
-    session = open_session(exposed(graph, [*names, *read_too]), options)
-    found, random = Readings(), np.random.default_rng(seed)
-    fed = {tensor.name for tensor in graph.inputs}
-    shapes = _Sizes(graph)
-    for number, feed in enumerate(feeds, 1):
-        values = {**session.run(feed, [name for name in (*names, *read_too) if name not in fed]), **feed}
-        for name in names:
-            found.histograms.setdefault(placement.scale(name), Histogram.empty()).add(values[name])
-        for name, weight in weights.items() if share else ():
-            result = np.broadcast_to(np.float32(0), shapes.of(feed)[name])  # its places count, not what it holds
-            chosen = draw(weight.form, result, share, random)
-            found.rows.setdefault(name, []).append(weight.form.rows(values[weight.data], result, chosen)[0])
-        if progress is not None:
-            progress("calibrate", number / len(feeds))
+    rows = _rows(placement.weights, memory)
+    step = max(min(rows, ROWS_AT_ONCE), 1)
+    readers: dict[str, list[Weight]] = {}
+    for weight in placement.weights if rows else ():
+        readers.setdefault(weight.data, []).append(weight)
+    rounded = set(placement.tensors)
+    found, random, runs = Readings(), np.random.default_rng(seed), _Runs(graph, feeds, memory)
+    parts = runs.parts(sorted(rounded.union(readers)))
+    for place, part in enumerate(parts):
+        session = open_session(exposed(graph, part), options)
+        before = 0
+        for feed, done in runs.of(part):
+            computed = [name for name in part if name not in feed]
+            values = {**(session.run(feed, computed) if computed else {}), **feed}
+            for name in (name for name in part if name in rounded):
+                found.histograms.setdefault(placement.scale(name), Histogram.empty()).add(values[name])
+            due = int(rows * done) // step * step
+            share, before = due - before, due
+            for weight in (one for name in part for one in readers.get(name, ()) if share):
+                shape = runs.shapes(feed)[weight.result]
+                result = np.broadcast_to(np.float32(0), shape)  # its places count, not what it holds
+                chosen = draw(weight.form, result, share, random)
+                found.rows.setdefault(weight.result, []).append(
+                    weight.form.rows(values[weight.data], result, chosen)[0]
+                )
+            del values  # before the next run asks for as much
+            if progress is not None:
+                progress("calibrate", (place + done) / len(parts))
     return found
 
 
-class _Sizes:
-    """Shapes of all tensors by the shapes of what is fed."""
+def _rows(weights: Iterable[Weight], memory: int) -> int:
+    """Returns how many rows of each operator to keep: fewer where they would not fit."""
+    numbers = sum(weight.shape[0] * weight.shape[1] for weight in weights)
+    return min(ROWS, memory // max(4 * numbers, 1))
 
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
+
+class _Runs:
+    """The runs of a graph: feeds, of fewer samples where all at once would give back too much."""
+
+    def __init__(self, graph: Graph, feeds: Sequence[Feeds], memory: int) -> None:
+        self._graph, self._feeds, self._memory = graph, feeds, memory
+        self._free = {tensor.name for tensor in graph.inputs if tensor.shape and not isinstance(tensor.shape[0], int)}
         self._known: dict[tuple[tuple[str, Shape], ...], dict[str, Shape]] = {}
 
-    def of(self, feed: Feeds) -> dict[str, Shape]:
-        """Returns the shapes of a run."""
+    def shapes(self, feed: Feeds) -> dict[str, Shape]:
+        """Returns the shapes of all tensors by what is fed."""
         sizes = {name: tuple(array.shape) for name, array in feed.items()}
         key = tuple(sorted(sizes.items()))
         if key not in self._known:
             self._known[key] = infer_shapes(self._graph, sizes).shapes
         return self._known[key]
 
+    def parts(self, names: Sequence[str]) -> list[list[str]]:
+        """Returns tensors in parts that fit into memory, one sample of each; what is fed is there in any case."""
+        parts: list[list[str]] = [[]]
+        held = 0
+        first = self._feeds[0]
+        for name in names:
+            size = 0 if name in first else self._bytes([name], first) // self._count(first)
+            if parts[-1] and held + size > self._memory:
+                parts.append([])
+                held = 0
+            parts[-1].append(name)
+            held += size
+        return parts
 
-def _share(weights: Iterable[Weight], runs: int, memory: int) -> int:
-    """Returns how many rows of each operator to keep of each run; none where they would not fit."""
-    numbers = sum(weight.shape[0] * weight.shape[1] for weight in weights)
-    rows = min(ROWS, memory // max(4 * numbers, 1))
-    return -(-rows // runs) if rows >= runs else 0
+    def of(self, names: Sequence[str]) -> Iterator[tuple[Feeds, float]]:
+        """Yields what is fed, run by run, and the fraction of all that is done with it, to read some tensors."""
+        for number, feed in enumerate(self._feeds):
+            count = self._count(feed)
+            step = max(count * min(AT_ONCE, self._memory) // max(self._bytes(names, feed), 1), 1)
+            for start in range(0, count, step):
+                part = feed if step >= count else {name: _some(array, start, step) for name, array in feed.items()}
+                yield part, (number + min((start + step) / count, 1)) / len(self._feeds)
+
+    def _count(self, feed: Feeds) -> int:
+        """Returns how many samples a feed has that may run one by one; 1 where the graph fixes their number."""
+        counts = {len(array) if name in self._free else 0 for name, array in feed.items() if array.ndim}
+        return max(counts.pop(), 1) if len(counts) == 1 else 1
+
+    def _bytes(self, names: Sequence[str], feed: Feeds) -> int:
+        shapes = self.shapes(feed)
+        return sum(4 * math.prod(shapes.get(name, ())) for name in names)
+
+
+def _some(array: Array, start: int, count: int) -> Array:
+    return array[start : start + count] if array.ndim else array
 
 
 def exposed(graph: Graph, names: Iterable[str]) -> Graph:

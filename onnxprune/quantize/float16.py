@@ -20,20 +20,8 @@ from onnxprune.model.io import read_values, write_values
 from onnxprune.model.shapes import Shapes, node_name
 from onnxprune.model.sizes import generic_shapes
 from onnxprune.model.values import element_type, numpy_type
-from onnxprune.quantize.float16_rules import (
-    FLOAT,
-    HALF,
-    LARGEST,
-    SMALLEST_NORMAL,
-    Array,
-    Decision,
-    View,
-    bodies_of,
-    domain_of,
-    made_by,
-    outside,
-    stand_for_infinity,
-)
+from onnxprune.quantize.float16_numbers import LARGEST, SMALLEST_NORMAL, Array, outside, stand_for_infinity
+from onnxprune.quantize.float16_rules import FLOAT, HALF, Decision, View, bodies_of, domain_of, made_by
 
 
 @dataclass(frozen=True)

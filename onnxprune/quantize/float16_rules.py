@@ -6,32 +6,25 @@ float16 or lose too many of its eleven bits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from onnxprune.model.graph import Graph, captured, stored_tensors
 from onnxprune.model.io import read_values
 from onnxprune.model.shapes import Shapes, node_name, opset_of, stored_tensor
 from onnxprune.model.values import element_type
 from onnxprune.ops import operator
+from onnxprune.quantize.float16_numbers import LARGEST, ROUNDED_TO_INFINITY, SMALLEST_NORMAL, Array, misfit
 
 FLOAT, HALF = int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.FLOAT16)
-LARGEST = 65504.0
-ROUNDED_TO_INFINITY = 65520.0
-SMALLEST_NORMAL = 2.0**-14
-FIRST_OPSET = 6
+FIRST_OPSET, NORMALIZATION_OPSET = 6, 17
 PEAK_LIMIT = LARGEST / 2
 """What samples may reach: other inputs may go further."""
-STANDS_FOR_INFINITY = 1e9
-"""From here on a constant means "more than anything", as 3.4e38 does; negative ones do from the end of float16 on."""
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -229,6 +222,7 @@ class Decision:
             self._peak_reason(node)
             or self._type_reason(node)
             or self._scale_reason(node)
+            or _crash_reason(node)
             or (exempt.reason if exempt is not None else self._constant_reason(node))
         )
 
@@ -288,7 +282,7 @@ class Decision:
         if self.view.is_source(node) and node.op == "ConstantOfShape":
             contents = [made_by(node)]
         linear = self.view.is_linear(node)
-        reasons = (_misfit(values, linear) for values in contents if values is not None)
+        reasons = (misfit(values, linear) for values in contents if values is not None)
         return next((reason for reason in reasons if reason is not None), None)
 
     def _stays(self, node: gs.Node | None) -> bool:
@@ -320,10 +314,31 @@ class Decision:
         makers = self.view.computed(node)
         if self.view.is_linear(node) and stored:
             return
-        if makers and all(self._stays(maker) for maker in makers):
+        if makers and all(map(self._stays, makers)) and not all(map(self._is_normalized, makers)):
             self.reasons[id(node)] = "all that it reads is computed in float32"
         elif node.op == "Div" and self._stays(self.view.producer.get(node.inputs[1].name)):
             self.reasons[id(node)] = "its divisor is computed in float32, and float16 may round it to zero or infinity"
+
+    def _is_normalized(self, node: gs.Node | None) -> bool:
+        """Returns whether a node divides float16 by a root, where what follows returns to float16.
+
+        ONNX Runtime makes LayerNormalization of it, with scale and bias: from opset 17 on all of one type.
+        """
+        if node is None or node.op != "Div" or opset_of(self.view.graph, "") < NORMALIZATION_OPSET:
+            return False
+        divided, root = (self.view.producer.get(tensor.name) for tensor in node.inputs)
+        return root is not None and root.op == "Sqrt" and not self._stays(divided)
+
+
+def _crash_reason(node: gs.Node) -> str | None:
+    """ONNX Runtime 1.31 ends the process on x86, with the optimizations that are its default."""
+    order: Sequence[int] = node.attrs.get("perm") or ()
+    inner = [axis for axis in order if axis]
+    if domain_of(node) or node.op != "Transpose" or len(order) < 3 or order[0] != 1 or inner != sorted(inner):
+        return None
+    if all(reader.op != "MatMul" for reader in node.outputs[0].outputs):
+        return None
+    return "ONNX Runtime crashes where a product reads what it moves in float16"
 
 
 def bodies_of(node: gs.Node) -> list[gs.Graph]:
@@ -344,22 +359,6 @@ def made_by(node: gs.Node) -> Array | None:
     return np.zeros(1, np.float32) if content is None else read_values(content)
 
 
-def outside(values: Array) -> Array:
-    """Returns the finite values that float16 does not hold."""
-    return np.asarray(values[np.isfinite(values) & (np.abs(values) >= ROUNDED_TO_INFINITY)])
-
-
-def stand_for_infinity(values: Array) -> bool:
-    """Returns whether values outside of float16 say no more than that nothing is larger, or smaller.
-
-    Masks and open bounds do, and are known by one number for all their entries; positive ones are also as large as no
-    factor is.
-    """
-    low, high = values[values < 0], values[values > 0]
-    alike = np.unique(low).size <= 1 and np.unique(high).size <= 1
-    return alike and (not high.size or bool(high[0] >= STANDS_FOR_INFINITY))
-
-
 def dead_channels(node: gs.Node, scale: Array) -> Array:
     """Returns the scales of a DequantizeLinear that multiply stored zeros alone, and so may be any number."""
     stored = node.inputs[0]
@@ -370,18 +369,6 @@ def dead_channels(node: gs.Node, scale: Array) -> Array:
     if values.shape[axis] != scale.size:
         return np.zeros(scale.shape, bool)
     return np.asarray(~np.any(values != 0, axis=tuple(dim for dim in range(values.ndim) if dim != axis)))
-
-
-def _misfit(values: Array, linear: bool) -> str | None:
-    """Returns why float16 does not hold a constant; single entries that round to zero are no reason."""
-    beyond = outside(values)
-    if beyond.size and (linear or not stand_for_infinity(beyond)):
-        return f"its constant reaches {np.abs(beyond).max():.3g}, and float16 ends at 65504"
-    sizes = np.abs(values[np.isfinite(values)])
-    largest = sizes.max(initial=0)
-    if 0 < largest < SMALLEST_NORMAL:
-        return f"its constant {largest:.3g} is below 6.1e-05, the smallest float16 with all digits"
-    return None
 
 
 def _parameter(parameters: Any, position: int) -> Any:

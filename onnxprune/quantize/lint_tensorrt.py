@@ -56,8 +56,18 @@ def _first(pairs: Pairs) -> Iterator[Step]:
 def types(pairs: Pairs, target: Target) -> Iterator[Hit]:
     """Yields Q and DQ of other integers than int8, int4 for weights."""
     for step in _first(pairs):
-        if step.type not in TYPES and step.type not in (T.INT32, T.UNDEFINED):
+        computed = step.node.op != DEQUANTIZE and not step.stored
+        if step.type not in (T.INT32, T.UNDEFINED) and step.type not in (TYPES - {T.INT4} if computed else TYPES):
             yield step.node, T.DataType.Name(step.type).lower()
+
+
+def half_rounded(pairs: Pairs, target: Target) -> Iterator[Hit]:
+    """Yields products of which one factor is integers and the other is not; of weights alone packed ones are fused."""
+    yield from mixed(pairs, target)
+    for product in pairs.products:
+        step = product.weight
+        if product.node.op == "MatMul" and step is not None and not product.whole and not step.packed:
+            yield product.node, f"input '{product.node.inputs[product.data[0]].name}' is float"
 
 
 def activation_axes(pairs: Pairs, target: Target) -> Iterator[Hit]:
@@ -106,9 +116,12 @@ def _fusible(pairs: Pairs, add: gs.Node) -> list[int]:
 
 
 def _sums(pairs: Pairs) -> Iterator[gs.Node]:
+    """Yields sums of two computed tensors of one shape; what is added along an axis is a bias."""
     for node in pairs.nodes:
         if node.op == "Add" and len(node.inputs) == 2 and not any(pairs.is_stored(t.name) for t in node.inputs):
-            yield node
+            shapes = {pairs.shapes.shapes.get(pairs.floats(tensor.name)) for tensor in node.inputs}
+            if len(shapes - {None}) < 2:
+                yield node
 
 
 def unspared(pairs: Pairs, target: Target) -> Iterator[Hit]:
@@ -127,6 +140,31 @@ def bare_branches(pairs: Pairs, target: Target) -> Iterator[Hit]:
         if slots and len(floats) == 2:
             other = next((slot for slot in (0, 1) if slot not in slots), 1)
             yield add, f"'{add.inputs[other].name}' is float"
+
+
+def longer_branches(pairs: Pairs, target: Target) -> Iterator[Hit]:
+    """Yields sums of two operators of which the one at the end of the longer path is rounded."""
+    for add in _sums(pairs):
+        spared = [slot for slot in _fusible(pairs, add) if pairs.dequantized(add.inputs[slot].name) is None]
+        if len(_fusible(pairs, add)) == 2 and len(spared) == 1:
+            short, long = (_depth(pairs, add.inputs[slot].name) for slot in (spared[0], 1 - spared[0]))
+            if short < long:
+                yield add, f"{long} operators lead to the branch that is rounded, {short} to the other"
+
+
+def _depth(pairs: Pairs, name: str) -> int:
+    """Returns the number of products that follow each other alone up to a tensor, rounded on the way or not."""
+    depth, name = 0, pairs.floats(name)
+    while (node := pairs.producer(name)) is not None and node.inputs and _readers(pairs, name) == 1:
+        depth += id(node) in pairs.product_of
+        name = pairs.floats(node.inputs[0].name)
+    return depth
+
+
+def _readers(pairs: Pairs, name: str) -> int:
+    """Returns how many operators read a tensor, as it is or rounded."""
+    rounding = pairs.rounded_by(name)
+    return len(pairs.readers(name)) - len(rounding) + sum(len(pairs.behind(step)) for step in rounding)
 
 
 def rounded_biases(pairs: Pairs, target: Target) -> Iterator[Hit]:
@@ -239,7 +277,7 @@ CHECKS = (
         "tensorrt/inputs",
         "an operator computes in integers only if all its inputs have Q/DQ; with some of them they cost time alone",
         "put Q/DQ on the other input too, or on none",
-        mixed,
+        half_rounded,
     ),
     Check(
         "tensorrt/fusion",
@@ -258,6 +296,12 @@ CHECKS = (
         "a sum that is computed with the operator before it reads its other branch in integers, or a copy is made",
         "put Q/DQ on the other branch",
         bare_branches,
+    ),
+    Check(
+        "tensorrt/branch",
+        "a sum is best computed with the operator at the end of the longer path: the shorter one is done by then",
+        "take the pair off the longer path, and put it on the shorter",
+        longer_branches,
     ),
     Check(
         "tensorrt/bias",

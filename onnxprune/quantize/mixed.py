@@ -14,7 +14,7 @@ import numpy as np
 from onnxprune.errors import PlanError
 from onnxprune.model.io import Graph
 from onnxprune.quantize.placement import Placement
-from onnxprune.quantize.quantize import Settings, quantize_graph
+from onnxprune.quantize.quantize import Settings, prepared, quantize_graph
 from onnxprune.recover.divergence import Reference
 from onnxprune.recover.sequential import Calibration, Repaired
 from onnxprune.runtime.session import SessionOptions, open_session
@@ -42,6 +42,7 @@ def within(graph: Graph, calibration: Calibration, settings: Settings, judge: Ju
     Raises:
         PlanError: nothing can be quantized within that.
     """
+    graph = prepared(graph, settings)
     found = quantize_graph(graph, calibration, settings)
     if judge(found[0]) <= most:
         return found

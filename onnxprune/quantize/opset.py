@@ -7,7 +7,7 @@ converter is told the rank of what a node reads, not its lengths, so that it can
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -73,6 +73,7 @@ class _Raise:
         self.graph, self.before, self.after = graph, before, after
         self.shapes = infer_shapes(graph)
         self.taken = {tensor.name for body in all_graphs(graph) for tensor in graph_tensors(body)}
+        self.known: dict[bytes, Graph] = {}
 
     def run(self) -> None:
         """Edits the graph in place."""
@@ -103,15 +104,22 @@ class _Raise:
         return old.since_version != new.since_version
 
     def _by_onnx(self, node: gs.Node) -> Graph:
-        """Returns the graph that onnx makes of one node."""
+        """Returns the graph that onnx makes of one node, its tensors numbered; of nodes that are alike once."""
         proto = node_proto(node)
         proto.ClearField("domain")
+        proto.ClearField("name")
+        names = self._numbered(node)
+        for ends in (proto.input, proto.output):
+            ends[:] = [names.get(name, "") for name in ends]
         renamed = LIKE_SOFTMAX.get(node.op) if self.before < AXIS_BECOMES_ONE <= self.after else None
         proto.op_type = renamed or node.op
-        inputs = [self._declared(tensor) for tensor in {t.name: t for t in node.inputs if t.name}.values()]
+        inputs = [self._declared(tensor, names) for tensor in {t.name: t for t in node.inputs if t.name}.values()]
         outputs = [onnx.ValueInfoProto(name=name) for name in proto.output if name]
         graph = helper.make_graph([proto], "node", inputs, outputs)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.before)], ir_version=8)
+        key = model.SerializeToString(deterministic=True)
+        if key in self.known:
+            return self.known[key]
         try:
             converted = version_converter.convert_version(model, self.after)
         except (RuntimeError, ValueError, TypeError) as error:
@@ -119,20 +127,28 @@ class _Raise:
         for made in converted.graph.node:
             if made.op_type == renamed:
                 made.op_type = node.op
-        return import_model(converted)
+        self.known[key] = import_model(converted)
+        return self.known[key]
 
-    def _declared(self, tensor: gs.Tensor) -> onnx.ValueInfoProto:
+    def _numbered(self, node: gs.Node) -> dict[str, str]:
+        """Returns names for the tensors of a node that are the same for all nodes that look alike."""
+        names = dict.fromkeys(tensor.name for tensor in (*node.inputs, *node.outputs) if tensor.name)
+        return {name: f"tensor_{number}" for number, name in enumerate(names)}
+
+    def _declared(self, tensor: gs.Tensor, names: Mapping[str, str]) -> onnx.ValueInfoProto:
         kind, shape = self._kind(tensor), self.shapes.shapes.get(tensor.name)
         if not kind or shape is None:
-            return onnx.ValueInfoProto(name=tensor.name)
-        return helper.make_tensor_value_info(tensor.name, kind, shape if self.before < OLDEST else [None] * len(shape))
+            return onnx.ValueInfoProto(name=names[tensor.name])
+        sizes = shape if self.before < OLDEST else [None] * len(shape)
+        return helper.make_tensor_value_info(names[tensor.name], kind, sizes)
 
     def _kind(self, tensor: gs.Tensor) -> int:
         return self.shapes.types.get(tensor.name) or element_type(tensor.dtype)
 
     def _spliced(self, node: gs.Node, made: Graph) -> list[gs.Node]:
         """Returns what onnx made, between the tensors of the node that it stands for."""
-        known = {tensor.name: tensor for tensor in (*node.inputs, *node.outputs) if tensor.name}
+        names = self._numbered(node)
+        known = {names[tensor.name]: tensor for tensor in (*node.inputs, *node.outputs) if tensor.name}
         kind = self._kind(node.inputs[0]) if node.inputs else 0
         mode = _resize_mode(node, self.shapes) if self.before <= 10 < self.after else {}
         node_outputs = list(node.outputs)

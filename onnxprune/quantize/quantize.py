@@ -17,8 +17,9 @@ from onnxprune.model.inline import without_functions
 from onnxprune.model.io import Graph, load, to_proto
 from onnxprune.model.linear import Holders, linear_nodes
 from onnxprune.model.sizes import infer_shapes
-from onnxprune.quantize.calibrate import choose_ranges, read
+from onnxprune.quantize.calibrate import Readings, choose_ranges, read
 from onnxprune.quantize.emit import Scales, weight_scales, with_integers, with_pairs
+from onnxprune.quantize.equalize import Grids, equalized
 from onnxprune.quantize.grids import REDUCED, scale_of
 from onnxprune.quantize.merge import merged
 from onnxprune.quantize.opset import raised
@@ -126,19 +127,19 @@ def quantize_graph(
     target = settings.target
     if target.refused is not None:
         raise UsageError(target.refused)
-    whole, placement = placed(
-        merged(raised(graph, max(target.opset, settings.opset))), target, settings.wanted, settings.costly
-    )
+    whole, placement = placed(prepared(graph, settings), target, settings.wanted, settings.costly)
     if not placement.weights:
         reasons = dict.fromkeys(one.reason for one in placement.left)
         why = next(iter(reasons), "it has no operator with stored weights")
         raise PlanError(f"nothing can be quantized for {target.name}, {why}: choose another --target, or --fp16")
-    readings = read(
-        whole, placement, calibration.fitted, settings.memory, settings.options, settings.progress, calibration.seed
-    )
+    grid = REDUCED if settings.reduce_range else target.weights
+    readings = _read(whole, placement, calibration, settings)
+    equal, gains = equalized(whole, placement, readings, Grids(target.activations, grid, settings.round))
+    if gains:
+        whole, placement = equal, place(equal, infer_shapes(equal), target, settings.wanted, settings.costly)
+        readings = _read(whole, placement, calibration, settings)
     ranges = choose_ranges(readings, placement, target.activations, settings.ranges)
     tensors = {name: scale_of(*found, target.activations) for name, found in ranges.items()}
-    grid = REDUCED if settings.reduce_range else target.weights
     weights = weight_scales(placement, tensors, grid, target)
     rounded = with_pairs(whole, placement, tensors)
     found: list[Repaired] = []
@@ -150,6 +151,18 @@ def quantize_graph(
         )
         rounded, found = recover.repair(start, whole, _Same(), calibration, repairing)
     return with_integers(rounded, placement, Scales(tensors, weights), target), placement, found
+
+
+def _read(graph: Graph, placement: Placement, calibration: Calibration, settings: Settings) -> Readings:
+    """Returns what the samples say about what will be rounded."""
+    return read(
+        graph, placement, calibration.fitted, settings.memory, settings.options, settings.progress, calibration.seed
+    )
+
+
+def prepared(graph: Graph, settings: Settings) -> Graph:
+    """Returns an equal graph of the opset that Q/DQ need, with as few operators as there can be."""
+    return merged(raised(graph, max(settings.target.opset, settings.opset)))
 
 
 def placed(

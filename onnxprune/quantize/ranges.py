@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 BINS = 4096
 """Bins of a histogram; at least half of them are in use."""
 
-MOST_READ = 1 << 16
+MOST_READ = 1 << 15
 """Numbers of a tensor that one run adds to its histogram; the ends of the range see all of them."""
 
 Range = tuple[float, float]
@@ -117,33 +117,34 @@ CLIPS = np.linspace(0.2, 1.0, 41)
 """Fractions of the range that are tried for the least squared error."""
 
 
-Loss = Callable[[Histogram, float, float, Grid], float]
-"""What rounding to the grid over a range loses."""
+Losses = Callable[[Histogram, Array, Array, Grid], Array]
+"""What rounding to the grid loses over each of several ranges, given by their ends."""
 
 
 def least_squares(found: Histogram, grid: Grid) -> Range:
     """Returns the range whose rounding has the least squared error."""
-    return _cut(found, grid, _squared_error)
+    return _cut(found, grid, _squared_errors)
 
 
-def _cut(found: Histogram, grid: Grid, loss: Loss) -> Range:
+def _cut(found: Histogram, grid: Grid, losses: Losses) -> Range:
     """Returns the range that loses least: both ends cut alike, then one at a time where the grid lets them differ."""
 
-    def tried(clips: NDArray[np.float64]) -> tuple[float, float]:
-        losses = [loss(found, found.low * low, found.high * high, grid) for low, high in clips]
-        return tuple(clips[len(clips) - 1 - int(np.argmin(losses[::-1]))])  # of equal ones the widest
+    def tried(low: Array, high: Array) -> float:
+        lost = losses(found, found.low * low, found.high * high, grid)
+        return float(CLIPS[len(CLIPS) - 1 - int(np.argmin(lost[::-1]))])  # of equal ones the widest
 
-    best = tried(np.stack([CLIPS, CLIPS], axis=1))
-    if not grid.symmetric:
-        best = tried(np.stack([np.full(len(CLIPS), best[0]), CLIPS], axis=1))
-        best = tried(np.stack([CLIPS, np.full(len(CLIPS), best[1])], axis=1))
-    return float(found.low * best[0]), float(found.high * best[1])
+    low = high = tried(CLIPS, CLIPS)
+    if found.low < 0 < found.high and not grid.symmetric:
+        high = tried(np.full(CLIPS.shape, low), CLIPS)
+        low = tried(CLIPS, np.full(CLIPS.shape, high))
+    return found.low * low, found.high * high
 
 
-def _squared_error(found: Histogram, low: float, high: float, grid: Grid) -> float:
-    centres = found.centres()
-    rounded = scale_of(low, high, grid).rounded(centres)
-    return float(found.counts @ np.square(centres - rounded))
+def _squared_errors(found: Histogram, low: Array, high: Array, grid: Grid) -> Array:
+    filled = found.counts > 0
+    centres = np.broadcast_to(found.centres()[filled], (len(low), int(filled.sum())))
+    rounded = scale_of(low, high, grid, 0).rounded(centres)
+    return np.asarray(np.square(centres - rounded) @ found.counts[filled])
 
 
 def entropy(found: Histogram, grid: Grid) -> Range:
@@ -152,7 +153,11 @@ def entropy(found: Histogram, grid: Grid) -> Range:
     What lies outside counts at the ends of the reference; each step of the grid spreads its counts over its bins that
     are not empty.
     """
-    return _cut(found, grid, _divergence)
+    return _cut(found, grid, _divergences)
+
+
+def _divergences(found: Histogram, low: Array, high: Array, grid: Grid) -> Array:
+    return np.array([_divergence(found, *ends, grid) for ends in zip(low, high, strict=True)])
 
 
 def _divergence(found: Histogram, low: float, high: float, grid: Grid) -> float:

@@ -6,6 +6,7 @@ are judged on held-out rows, and the nearest numbers stay where nothing is bette
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +55,8 @@ class Rounding:
         if sums.count > matrix.shape[1]:
             free = self.matrix != 0
             aims = [self.matrix, fit.method(*fit.sums, self.matrix, bias, None if free.all() else free).matrix]
-            candidates += [self.compensated(aim, sums, damping) for aim in aims for damping in DAMPINGS]
+            for damping in DAMPINGS:
+                candidates += self.compensated(aims, sums, damping)
         for candidate in candidates:
             found = shift(*fit.sums, candidate, bias)
             error = fit.error(candidate, found.bias)
@@ -67,26 +69,28 @@ class Rounding:
         grid = self.scale.grid
         return np.where(self.matrix == 0, 0.0, np.clip(np.rint(weights / self.steps), grid.low, grid.high) * self.steps)
 
-    def compensated(self, weights: Array, sums: Moments, damping: float) -> Array:
-        """Returns rounded weights in which later rows make up for the rounding of earlier ones.
+    def compensated(self, aims: Sequence[Array], sums: Moments, damping: float) -> list[Array]:
+        """Returns rounded weights for each aim, in which later rows make up for the rounding of earlier ones.
 
         The update of Optimal Brain Quantization in a fixed order (Frantar et al. 2022, GPTQ): rows of large moments
-        first, whose inverses all lie in one Cholesky factor.
+        first, whose inverses all lie in one Cholesky factor, which is the same for all aims.
         """
         covariance = sums.centered()[0]
         size = covariance.shape[1]
         diagonal = np.einsum("gii->gi", covariance)
         order = np.argsort(-diagonal.sum(axis=0), kind="stable")
-        mean = np.maximum(diagonal.mean(axis=1), np.finfo(np.float64).tiny)
+        mean = diagonal.mean(axis=1)
+        mean[mean <= 0] = 1.0  # what was always the same has no moments
         moments = (covariance + damping * mean[:, None, None] * np.eye(size))[:, order][:, :, order]
         factor = np.linalg.cholesky(np.linalg.inv(moments)).swapaxes(1, 2)
-        left, result = weights[:, order].copy(), np.empty_like(weights)
-        gone = self.matrix[:, order] == 0
+        left = np.concatenate(aims, axis=2)[:, order]
+        result = np.empty_like(left)
+        gone = np.tile(self.matrix[:, order] == 0, len(aims))
         low, high = self.scale.grid.low, self.scale.grid.high
-        steps = self.steps[:, 0]
+        steps = np.tile(self.steps[:, 0], len(aims))
         for start in range(0, size, BLOCK):
             stop = min(start + BLOCK, size)
-            errors = np.empty((weights.shape[0], stop - start, weights.shape[2]))
+            errors = np.empty((left.shape[0], stop - start, left.shape[2]))
             for row in range(start, stop):
                 rounded = np.clip(np.rint(left[:, row] / steps), low, high) * steps
                 result[:, row] = np.where(gone[:, row], 0.0, rounded)
@@ -94,7 +98,7 @@ class Rounding:
                 errors[:, row - start] = error
                 left[:, row:stop] -= factor[:, row, row:stop, None] * error[:, None]
             left[:, stop:] -= factor[:, start:stop, stop:].swapaxes(1, 2) @ errors
-        return np.asarray(result[:, np.argsort(order)])
+        return np.split(result[:, np.argsort(order)], len(aims), axis=2)
 
 
 BLOCK = 128

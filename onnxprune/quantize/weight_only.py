@@ -22,7 +22,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnxprune.errors import CalibrationError, UsageError
+from onnxprune.errors import UsageError
 from onnxprune.model.fold import drop_unread, remove
 from onnxprune.model.graph import Graph, captured, graph_tensors, overridable
 from onnxprune.model.io import read_values
@@ -32,7 +32,8 @@ from onnxprune.model.values import bits as bits_of
 from onnxprune.model.values import element_type
 from onnxprune.model.weights import OPERATORS, WAYS, Weight, weights_of
 from onnxprune.ops.forms import Product
-from onnxprune.quantize.blocks import BlockGrid, Blocks, compensated, searched
+from onnxprune.quantize.block_rounding import BlockRounding, OnSamples, rounded_on
+from onnxprune.quantize.blocks import BlockGrid, Blocks
 from onnxprune.quantize.fusable import keep_from_joining, without_clip
 from onnxprune.quantize.opset import all_graphs, raised
 from onnxprune.quantize.placement import Left
@@ -59,7 +60,8 @@ TYPES = {
 class Stored:
     """A weight that became integers: the operators that read it, bytes before and after, and the relative error.
 
-    The error is the sum of the squares of what rounding changed, over that of the weights.
+    The error is the sum of the squares of what rounding changed, over that of the weights; ``fitted`` says that samples
+    chose the rounding.
     """
 
     nodes: tuple[str, ...]
@@ -67,6 +69,7 @@ class Stored:
     bytes_before: int
     bytes_after: int
     error: float
+    fitted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,11 @@ class WeightOnly:
         """Names of the operators that read integers now."""
         return tuple(name for one in self.stored for name in one.nodes)
 
+    @property
+    def fitted(self) -> tuple[str, ...]:
+        """Names of those whose rounding samples chose."""
+        return tuple(name for one in self.stored if one.fitted for name in one.nodes)
+
 
 def weight_only(
     graph: Graph,
@@ -92,12 +100,14 @@ def weight_only(
     *,
     symmetric: bool = True,
     wanted: Wanted | None = None,
-    moments: Mapping[str, Array] | None = None,
+    samples: OnSamples | None = None,
 ) -> tuple[Graph, WeightOnly]:
     """Returns a copy in which stored weights are integers, raised to the opset that they need, and what was done.
 
     A weight that another operator reads as floats, such as an embedding that is also the last layer, stays as it is:
     integers beside it would make the file larger. So does a weight that integers, scales and nodes would outweigh.
+    With samples, later rows of a weight make up for the rounding of earlier ones, and operators with their biases for
+    those before them; a weight that several operators read is rounded by itself.
 
     Args:
         graph: The graph; it is not changed.
@@ -106,19 +116,22 @@ def weight_only(
         shapes: Shapes of the graph.
         symmetric: Whether integers are signed, around zero; otherwise unsigned, with zero points.
         wanted: Tells by name and operator which nodes take part; by default all.
-        moments: Second moments of the inputs by name of the node: [g, n, n], which lets later rows make up for what
-            rounding earlier ones changed, or their diagonal [g, n], with which errors are weighted. Without groups,
-            [n, n] or [n] will do.
+        samples: What the weights are rounded on; by themselves where there is nothing.
 
     Raises:
         UsageError: ``bits`` or ``group_size`` is impossible.
-        CalibrationError: moments do not fit the operator.
         UnsupportedOpError: the graph cannot be raised to the opset.
+        ModelError: ONNX Runtime cannot run a part of the graph.
     """
     width = _Width(bits, group_size, symmetric)
     halves = any(shapes.types.get(weight.result) == onnx.TensorProto.FLOAT16 for weight in weights_of(graph, shapes))
     result = raised(graph, 21 if group_size or bits < 8 else 19 if halves else 13)
-    stored, left = _Task(result, width, shapes, moments or {}).run(wanted or (lambda name, operator: True))
+    wanted = wanted or (lambda name, operator: True)
+    roundings: dict[str, BlockRounding] = {}
+    if samples is not None:
+        roundings = _Task(result, width, shapes).roundings(wanted)
+        result = rounded_on(result, shapes, roundings, samples)
+    stored, left = _Task(result, width, shapes).run(wanted, roundings)
     return result, WeightOnly(bits, group_size, tuple(stored), tuple(left))
 
 
@@ -147,8 +160,8 @@ class _Width:
 class _Task:
     """One quantization of a graph, in place."""
 
-    def __init__(self, graph: Graph, width: _Width, shapes: Shapes, moments: Mapping[str, Array]) -> None:
-        self.graph, self.width, self.shapes, self.moments = graph, width, shapes, moments
+    def __init__(self, graph: Graph, width: _Width, shapes: Shapes) -> None:
+        self.graph, self.width, self.shapes = graph, width, shapes
         self.holders, self.kept = Holders(graph), _kept(graph)
         self.taken = {tensor.name for body in all_graphs(graph) for tensor in graph_tensors(body)}
         self.made = {id(node): [node] for node in graph.nodes}
@@ -158,9 +171,28 @@ class _Task:
             for tensor in node.inputs:
                 self.readers.setdefault(tensor.name, []).append(node)
 
-    def run(self, wanted: Wanted) -> tuple[list[Stored], list[Left]]:
-        """Returns what was stored anew and what was left."""
-        stored, left = [], list(_in_bodies(self.graph))
+    def roundings(self, wanted: Wanted) -> dict[str, BlockRounding]:
+        """Returns how every weight is rounded by itself, by the result of its operator."""
+        parts, _ = self._chosen(wanted)
+        made = [(same, self._rounding(same[0])) for same in parts]
+        return {weight.result: rounding for same, rounding in made for weight in same}
+
+    def run(self, wanted: Wanted, roundings: Mapping[str, BlockRounding]) -> tuple[list[Stored], list[Left]]:
+        """Returns what was stored anew and what was left; what has no rounding yet is rounded by itself."""
+        parts, left = self._chosen(wanted)
+        stored = [self._store(same, roundings.get(same[0].result) or self._rounding(same[0])) for same in parts]
+        for weight in (weight for same in parts for weight in same if weight.node.op == "MatMul"):
+            keep_from_joining(weight.node, self.kept, self.shapes)
+            self.made.update(without_clip(weight.node, self.kept, self.shapes, self._fresh))
+        self.graph.nodes[:] = [made for node in list(self.graph.nodes) for made in self.made[id(node)]]
+        dropped: set[int] = set()
+        drop_unread(self.former, self.kept, dropped)
+        remove(self.graph, dropped)
+        return stored, left
+
+    def _chosen(self, wanted: Wanted) -> tuple[list[list[Weight]], list[Left]]:
+        """Returns the weights that become integers, those together that are the same matrix, and what is left."""
+        parts, left = [], list(_in_bodies(self.graph))
         taking: dict[int, list[Weight]] = {}
         weights = list(weights_of(self.graph, self.shapes))
         left += self._without_form({id(weight.node) for weight in weights})
@@ -175,16 +207,11 @@ class _Task:
             if reason is not None:
                 left += [Left(weight.operator, reason) for weight in readers]
             else:
-                stored += [self._store(same) for same in _alike(readers)]
-        for weight in weights:
-            if weight.operator in {name for one in stored for name in one.nodes} and weight.node.op == "MatMul":
-                keep_from_joining(weight.node, self.kept, self.shapes)
-                self.made.update(without_clip(weight.node, self.kept, self.shapes, self._fresh))
-        self.graph.nodes[:] = [made for node in list(self.graph.nodes) for made in self.made[id(node)]]
-        dropped: set[int] = set()
-        drop_unread(self.former, self.kept, dropped)
-        remove(self.graph, dropped)
-        return stored, left
+                parts += _alike(readers)
+        return parts, left
+
+    def _rounding(self, weight: Weight) -> BlockRounding:
+        return BlockRounding.of(weight, self.width.grid(weight, self._real(weight)))
 
     def _without_form(self, known: set[int]) -> Iterator[Left]:
         for node in self.graph.nodes:
@@ -240,13 +267,10 @@ class _Task:
         after = sum(_size(*part) for part in parts) + NODE_BYTES * len(weights)
         return None if after < before else f"it takes {before} bytes, and with integers and scales {after}"
 
-    def _store(self, weights: Sequence[Weight]) -> Stored:
+    def _store(self, weights: Sequence[Weight], rounding: BlockRounding) -> Stored:
         """Stores integers with a DequantizeLinear for every operator: the runtime fuses none that others read too."""
-        first = weights[0]
-        matrix, moments = first.matrix().astype(np.float32), self._combined(weights)
-        grid = self.width.grid(first, self._real(first))
-        full = moments is not None and moments.ndim == 3
-        blocks = compensated(matrix, grid, moments) if full and moments is not None else searched(matrix, grid, moments)
+        first, matrix, blocks = weights[0], rounding.weight.matrix(), rounding.blocks
+        grid = blocks.grid
         base = f"{first.source.name}_quantized"
         parts = {"": self._integers(first, blocks), "_scale": blocks.scale}
         if not grid.symmetric:
@@ -258,7 +282,8 @@ class _Task:
         wrong = float(np.square(blocks.numbers().astype(np.float64) - matrix).sum())
         error = wrong / max(float(np.square(matrix, dtype=np.float64).sum()), float(np.finfo(np.float64).tiny))
         names = tuple(weight.operator for weight in weights)
-        return Stored(names, base, _bytes(first.source.stored), _size(first, grid, len(weights)), error)
+        sizes = _bytes(first.source.stored), _size(first, grid, len(weights))
+        return Stored(names, base, *sizes, error, rounding.fitted)
 
     def _is_blocked(self, weight: Weight) -> bool:
         return bool(self.width.group_size) and isinstance(weight.form, Product)
@@ -299,17 +324,6 @@ class _Task:
         product = gs.Variable(self._fresh(f"{result.name}_product"), result.dtype, result.shape)
         node.outputs[0] = product
         return [node, gs.Node("Add", f"{node.name}_add" if node.name else "", {}, [product, added], [result])]
-
-    def _combined(self, weights: Sequence[Weight]) -> Array | None:
-        """Returns the sum of the moments of all operators that read the weights, as detailed as all of them are."""
-        found = [
-            _fitted(weight, self.moments[weight.operator]) for weight in weights if weight.operator in self.moments
-        ]
-        if not found:
-            return None
-        if min(part.ndim for part in found) == 2:
-            found = [part if part.ndim == 2 else np.einsum("gii->gi", part) for part in found]
-        return np.asarray(sum(found), np.float64)
 
     def _fresh(self, name: str) -> str:
         number, wanted = 0, name
@@ -369,19 +383,3 @@ def _size(weight: Weight, grid: BlockGrid, readers: int) -> int:
     scales = groups * columns * math.ceil(rows / grid.rows)
     zeros = 0 if grid.symmetric else math.ceil(scales * grid.bits / 8)
     return readers * (math.ceil(groups * rows * columns * grid.bits / 8) + scales * grid.real.itemsize + zeros)
-
-
-def _fitted(weight: Weight, moments: Array) -> Array:
-    """Returns moments as [g, n] or [g, n, n].
-
-    Raises:
-        CalibrationError: they have another shape.
-    """
-    groups, rows, _ = weight.shape
-    shapes = [(groups, rows), (groups, rows, rows)]
-    if moments.shape in shapes:
-        return moments
-    if groups == 1 and (1, *moments.shape) in shapes:
-        return moments[None]
-    message = f"the second moments of '{weight.operator}' are {moments.shape}"
-    raise CalibrationError(f"{message}, and {shapes[1]} is needed: take them from the data of this operator")

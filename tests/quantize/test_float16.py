@@ -1,5 +1,7 @@
 """Float16: what becomes half, what does not and why, and that what comes out is what float32 gives, nearly."""
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -368,6 +370,39 @@ def test_nodes_stay_where_they_are_named_or_overflow_on_samples() -> None:
     assert "5e+04 on the samples" in left[0].reason
     with pytest.raises(SelectorError, match="no node is named 'node_q'"):
         to_float16(load(model), keep=("node_q",))
+
+
+@pytest.mark.parametrize("opset", [13, 17, 21])
+@pytest.mark.parametrize("before", ["Relu(x)", "Exp(x)"])
+def test_onnx_runtime_joins_normalizations_of_one_type(before: str, opset: int) -> None:
+    """Spelled out, behind what is float16 and behind what is float32."""
+    axes = ", last" if opset > 17 else ""
+    mean = "ReduceMean" if opset > 17 else "ReduceMean<axes = [-1]>"
+    model = parsed(f"""g (float[N,4] x) => (float[N,4] y)
+        <float two = {{2}}, float eps = {{1e-5}}, float[4] w = {{1, 2, 3, 4}}, float[4] b = {{0, 1, 0, 1}},
+         int64[1] last = {{-1}}>
+        {{ a = {before} m = {mean}(a{axes}) d = Sub(a, m) p = Pow(d, two) v = {mean}(p{axes}) e = Add(v, eps)
+          r = Sqrt(e) n = Div(d, r) s = Mul(n, w) t = Add(s, b) y = Neg(t) }}""", opset)  # fmt: skip
+    result, left = converted(model)
+    assert {item.op for item in left} >= {"Pow", "ReduceMean", "Add", "Sqrt", "Div"}
+    x = normal(3, 4)
+    np.testing.assert_allclose(run(result, x)[0], run(model, x)[0], atol=0.02)
+
+
+@pytest.mark.parametrize("perm", ["[1, 0, 2]", "[1, 2, 0]"])
+def test_onnx_runtime_loads_products_of_what_is_moved(perm: str, tmp_path: Path) -> None:
+    """In a process of its own, since it ended the process where the Transpose was in float16."""
+    weights = ", ".join(map(str, normal(16)))
+    model = parsed(f"""g (float[4,4,4] x) => (float[4,4,4] y) <float[4,4] w = {{{weights}}}>
+        {{ [move] t = Transpose<perm = {perm}>(x) y = MatMul(t, w) }}""")
+    result, left = converted(model)
+    assert [item.node for item in left] == ["move"]
+    path = tmp_path / "half.onnx"
+    onnx.save(result, path)
+    code = f"import onnxruntime; onnxruntime.InferenceSession({str(path)!r}, providers=['CPUExecutionProvider'])"
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+    x = normal(4, 4, 4)
+    np.testing.assert_allclose(run(result, x)[0], run(model, x)[0], atol=0.02)
 
 
 @pytest.mark.parametrize("name", ["resnet", "mobilenet", "vit"])

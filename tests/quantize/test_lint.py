@@ -33,6 +33,9 @@ STORED = {
 X = "qx = QuantizeLinear (x, s, z) dx = DequantizeLinear (qx, s, z) "
 W = "dw = DequantizeLinear <axis = 0> (w, ws, wz) "
 CONV = X + W + "c = Conv <pads = [1, 1, 1, 1]> (dx, dw, b) "
+LONG = CONV + "r = Relu (c) rq = QuantizeLinear (r, s, z) rd = DequantizeLinear (rq, s, z) "
+LONG += "v = Conv <pads = [1, 1, 1, 1]> (rd, dw) e = Conv <pads = [1, 1, 1, 1]> (dx, dw) "
+"""Two operators one after the other, ending in v, and one beside them, ending in e."""
 PAIR = "{0}q = QuantizeLinear ({0}, t, z) {0}d = DequantizeLinear ({0}q, t, z) "
 
 
@@ -102,6 +105,25 @@ TENSORRT = [
     Case("tensorrt", CONV + pair("c") + "y = Add (dx, cd)", {"tensorrt/residual": "y"}),
     Case("tensorrt", CONV + "e = Conv <pads = [1, 1, 1, 1]> (dx, dw) " + pair("e") + "y = Add (ed, c)"),
     Case("tensorrt", CONV + "e = Conv <pads = [1, 1, 1, 1]> (dx, dw) y = Add (e, c)", {"tensorrt/branch": "y"}),
+    Case("tensorrt", LONG + pair("e") + "y = Add (ed, v)"),
+    Case("tensorrt", LONG + pair("e") + "y = Add (v, ed)"),
+    Case("tensorrt", LONG + pair("v") + "y = Add (vd, e)", {"tensorrt/branch": "y"}),
+    Case("tensorrt", CONV + "m = GlobalAveragePool (x) y = Add (m, c)"),
+    Case(
+        "tensorrt",
+        "dg = DequantizeLinear <axis = 1> (g, gs, gz) y = MatMul (x, dg)",
+        {"tensorrt/inputs": "y"},
+        shape="4, 16",
+    ),
+    Case(
+        "tensorrt",
+        "dg = DequantizeLinear <axis = 0, block_size = 16> (g, gs) y = MatMul (x, dg)",
+        {},
+        {"gs": np.full((2, 24), 0.01, np.float32), "g": np.ones((32, 24), ml_dtypes.int4)},
+        "4, 32",
+        21,
+    ),
+    Case("tensorrt", X + "y = Neg (dx)", {"tensorrt/type": "qx"}, {"z": ml_dtypes.int4(0)}, opset=21),
     Case(
         "tensorrt",
         CONV.replace("dw, b", "dw, db").replace("c =", "db = DequantizeLinear <axis = 0> (i, ws) c =") + "y = Relu (c)",

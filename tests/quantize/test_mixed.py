@@ -17,7 +17,7 @@ from onnxprune.recover.sequential import Calibration
 from onnxprune.runtime.session import open_session
 
 FRAGILE = "c2"
-"""It reads channels of very different sizes, of which the small ones matter, through one scale.
+"""It reads channels of very different sizes, of which the small ones matter, through one scale; a gate forbids others.
 
 What makes them would round them too, because an integer convolution writes integers: both have to stay float.
 """
@@ -27,7 +27,8 @@ What makes them would round them too, because an integer convolution writes inte
 def network() -> Graph:
     proto = model(
         "x:N,3,8,8 w=8,3,3,3 u=8,8,3,3 v=8,8,3,3 k=8,4",
-        "a = Conv <pads = [1, 1, 1, 1]> (x, w) r = Relu (a) c2 = Conv <pads = [1, 1, 1, 1]> (r, u) s = Relu (c2) "
+        "a = Conv <pads = [1, 1, 1, 1]> (x, w) g = Sigmoid (a) r = Mul (a, g) "
+        "c2 = Conv <pads = [1, 1, 1, 1]> (r, u) s = Relu (c2) "
         "c3 = Conv <pads = [1, 1, 1, 1]> (s, v) t = Relu (c3) q = GlobalAveragePool (t) f = Flatten (q) "
         "y = MatMul (f, k)",
     )

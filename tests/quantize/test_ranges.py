@@ -151,7 +151,7 @@ def test_least_squares_cuts_off_what_costs_more_than_it_gives() -> None:
 
 
 def test_a_percentile_cuts_off_its_share() -> None:
-    values = np.random.default_rng(0).normal(size=60000)
+    values = np.random.default_rng(0).normal(size=MOST_READ)
     found = histogram(values)
     for method, share in (("percentile", 0.9999), ("percentile 99.9", 0.999)):
         low, high = CANDIDATES[method](found, UNSIGNED)

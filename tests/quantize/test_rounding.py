@@ -82,7 +82,7 @@ def test_compensation_beats_the_nearest_on_correlated_rows(case: tuple[str, str]
     nearest = given.nearest(given.matrix)
     errors = []
     for damping in (1e-3, 1e-2):
-        found = given.compensated(given.matrix, sums, damping)
+        found = given.compensated([given.matrix], sums, damping)[0]
         assert is_on_grid(found, given)
         errors.append(np.square(centered @ (found - given.matrix)).sum())
     assert min(errors) < factor * np.square(centered @ (nearest - given.matrix)).sum()
@@ -99,7 +99,7 @@ def test_zeros_stay_zero(case: tuple[str, str]) -> None:
     fit = Fit(solve, sums)
     moved = given.matrix + 0.1  # as a fit makes of them
     decided = given.decide(fit, given.nearest(given.matrix), np.zeros(given.matrix[:, 0].shape))
-    for found in (given.nearest(moved), given.compensated(moved, sums[0], 1e-2), decided.matrix):
+    for found in (given.nearest(moved), given.compensated([moved], sums[0], 1e-2)[0], decided.matrix):
         assert not found[gone].any()
         assert is_on_grid(found, given)
 
@@ -143,7 +143,7 @@ def test_inputs_that_say_nothing() -> None:
     given = rounding(CASES[0])
     rows = correlated(1, 300, 20)
     rows[..., ::3] = 0
-    found = given.compensated(given.matrix, moments(rows, rows @ given.matrix), 1e-2)
+    found = given.compensated([given.matrix], moments(rows, rows @ given.matrix), 1e-2)[0]
     assert is_on_grid(found, given)
     nothing = moments(np.zeros_like(rows), np.zeros((1, 300, 12)))
     nearest = given.nearest(given.matrix)
