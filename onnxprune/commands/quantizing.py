@@ -33,6 +33,10 @@ SEVEN_BITS = (
     "weights have 7 bits: this machine adds products of 8-bit numbers in 16 bits, where they overflow; "
     "--no-reduce-range keeps 8 for machines with VNNI"
 )
+HALF_SCALES_UNKNOWN = (
+    "ONNX Runtime's CPU provider has no integer kernels with scales of float16: leave out --fp16, or choose "
+    "--target tensorrt"
+)
 CONVOLUTION = "ONNX Runtime has no convolution that reads integers as weights alone: give --int8 for those"
 BITS = {"int4": 4, "int8": 8}
 """Widths of weights that alone are integers, by the word of the command line."""
@@ -96,6 +100,8 @@ def quantized_of(graph: Graph, task: Task, watch: Stopwatch) -> Quantized:
         makers = {tensor.name: node for node in half.nodes for tensor in node.outputs}
         results = tuple(_made_as(name, makers) for name in found.results)
         found = replace(found, graph=half, forms=(*found.forms, "fp16"), results=results, left=(*found.left, *rows))
+        if recipe.int8 and recipe.target == "ort-cpu":
+            found = replace(found, notes=(*found.notes, HALF_SCALES_UNKNOWN))
     here = target_of(recipe.target).here or (recipe.target == "ort-cuda" and recipe.ep == "cuda")
     return replace(found, fake=bool(found.forms) and not here)
 

@@ -20,6 +20,7 @@ from onnxprune.quantize.blocks import BlockGrid, Blocks, Compensation, searched
 from onnxprune.quantize.rounding import DAMPINGS
 from onnxprune.recover import sequential as recover
 from onnxprune.recover.clipping import Fit
+from onnxprune.recover.differences import Unchanged
 from onnxprune.recover.least_squares import Solution, solve
 from onnxprune.recover.sequential import Calibration
 from onnxprune.runtime.session import SessionOptions
@@ -117,7 +118,7 @@ def rounded_on(graph: Graph, shapes: Shapes, roundings: Mapping[str, BlockRoundi
     settings = recover.Settings(
         solve, False, samples.memory, samples.options, samples.progress, decisions={**others, **roundings}
     )
-    return recover.repair(start, graph, _Same(), samples.runs, settings)[0]
+    return recover.repair(start, graph, Unchanged(), samples.runs, settings)[0]
 
 
 def _write(weight: Weight, matrix: Array) -> None:

@@ -292,7 +292,7 @@ def _pinned(node: gs.Node, role: _Site | _Way | None, holders: Holders) -> set[s
     """Returns the tensors that have no factors for a node, but on the axes of a site."""
     if not isinstance(role, _Way):
         return {*read_by(node), *(tensor.name for tensor in node.outputs)}
-    if role.slot is not None:
-        return {tensor.name for slot, tensor in enumerate(node.inputs) if slot != role.slot}
     held = {tensor.name: holders.get(tensor) for tensor in node.inputs}
-    return {name for name, one in held.items() if one is not None and np.issubdtype(one.dtype, np.floating)}
+    stored = {name for name, one in held.items() if one is not None and np.issubdtype(one.dtype, np.floating)}
+    others = [tensor.name for slot, tensor in enumerate(node.inputs) if role.slot not in (None, slot)]
+    return stored.union(others)

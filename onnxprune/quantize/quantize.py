@@ -6,8 +6,6 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from onnxprune import arguments
 from onnxprune.arguments import optional
 from onnxprune.data.preprocess import InputForm, Preprocess, parse_preprocess
@@ -29,6 +27,7 @@ from onnxprune.quantize.rounding import Rounding
 from onnxprune.quantize.targets import Role, Target, target_of
 from onnxprune.quantize.unfold import unfolded
 from onnxprune.recover import sequential as recover
+from onnxprune.recover.differences import Unchanged
 from onnxprune.recover.least_squares import solve
 from onnxprune.recover.recover import calibration as runs_of
 from onnxprune.recover.sequential import Calibration, Repaired
@@ -108,18 +107,6 @@ def needs_seven_bits(target: Target) -> bool:
     return target.here and saturates()
 
 
-class _Same:
-    """Nothing is gone: every tensor of the original is there as a whole."""
-
-    def take(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Returns all of it."""
-        return values
-
-    def fewer(self, name: str) -> Mapping[int, int]:
-        """Returns that no dimension shrinks."""
-        return {}
-
-
 def quantize_graph(
     graph: Graph, calibration: Calibration, settings: Settings
 ) -> tuple[Graph, Placement, list[Repaired]]:
@@ -149,7 +136,7 @@ def quantize_graph(
         repairing = recover.Settings(
             solve, False, settings.memory, settings.options, settings.progress, decisions=roundings
         )
-        rounded, found = recover.repair(start, whole, _Same(), calibration, repairing)
+        rounded, found = recover.repair(start, whole, Unchanged(), calibration, repairing)
     return with_integers(rounded, placement, Scales(tensors, weights), target), placement, found
 
 

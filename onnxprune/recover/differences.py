@@ -23,6 +23,18 @@ class Correspondence(Protocol):
         """Returns by how many channels each dimension of a tensor shrinks."""
 
 
+class Unchanged:
+    """Nothing is gone: every tensor of the original is there as a whole."""
+
+    def take(self, name: str, values: np.ndarray) -> np.ndarray:
+        """Returns all of it."""
+        return values
+
+    def fewer(self, name: str) -> Mapping[int, int]:
+        """Returns that no dimension shrinks."""
+        return {}
+
+
 class Differences:
     """The tensors of a graph that may differ from what is left of the original's.
 

@@ -102,6 +102,8 @@ CASES = {
     "read as it is": (CONVOLUTIONS, "a = Conv (x, w, b) y = Conv (a, v) z = Exp (a)", 0),
     "a stored tensor beside": (CONVOLUTIONS.replace("v=5,8", "v=5,10") + "k=2,2,6,6",
                                "a = Conv (x, w, b) j = Concat <axis = 1> (k, a) y = Conv (j, v)", 8),
+    "a stored tensor as data": ("x:2,4 k=3,4 w=4,8 v=8,5 u=4,8", "i = Identity (k) a = MatMul (i, w) b = MatMul (a, v) "
+                               "y = MatMul (x, u)", 8),
     "read in a body": (CONVOLUTIONS + "c:b1", "a = Conv (x, w, b) y = Conv (a, v) z = If (c) <then_branch = t () => "
                        "(float[2, 8, 6, 6] p) { p = Relu (a) }, else_branch = e () => (float[2, 8, 6, 6] q) "
                        "{ q = Neg (a) }>", 0),
