@@ -17,7 +17,7 @@ from onnxprune.model.linear import Holders, linear_nodes
 from onnxprune.model.sizes import infer_shapes
 from onnxprune.quantize.calibrate import Readings, choose_ranges, read
 from onnxprune.quantize.emit import Scales, weight_scales, with_integers, with_pairs
-from onnxprune.quantize.equalize import Grids, equalized
+from onnxprune.quantize.equalize import Grids, Samples, equalized
 from onnxprune.quantize.grids import REDUCED, scale_of
 from onnxprune.quantize.merge import merged
 from onnxprune.quantize.opset import raised
@@ -121,7 +121,9 @@ def quantize_graph(
         raise PlanError(f"nothing can be quantized for {target.name}, {why}: choose another --target, or --fp16")
     grid = REDUCED if settings.reduce_range else target.weights
     readings = _read(whole, placement, calibration, settings)
-    equal, gains = equalized(whole, placement, readings, Grids(target.activations, grid, settings.round))
+    grids = Grids(target.activations, grid, settings.round)
+    samples = Samples(calibration.fitted, settings.options, calibration.seed)
+    equal, gains = equalized(whole, placement, readings, grids, samples)
     if gains:
         whole, placement = equal, place(equal, infer_shapes(equal), target, settings.wanted, settings.costly)
         readings = _read(whole, placement, calibration, settings)
