@@ -1,6 +1,7 @@
 """Int8 on the CPU against ONNX Runtime's own quantizer: speed, likeness, accuracy, size, fusion.
 
-    python bench/quantize.py [--nets FOLDER] [--exports FOLDER] [--only WORD,...] [--save [NAME]]
+    python bench/quantize.py [--table int8,combined,calibration,tensorrt] [--nets FOLDER] [--exports FOLDER]
+                             [--only WORD,...] [--save [NAME]]
 
 Trained CIFAR-10 networks of a folder (as for bench/accuracy.py), the networks of models/ and of installed packages on
 real samples; exports of full size with random weights (as of bench/zoo.py) on smooth random images and random words.
@@ -21,9 +22,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from accuracy import words
 from accuracy_real import real
 from accuracy_sheet import Sheet, Sizes, Subject, cifar, small
+from quantize_calibration import memory_rows, time_rows
 from quantize_combined import combined
 from quantize_entry import Entry, accuracies, likeness, timed
 from quantize_rival import Feeds, rivals
+from quantize_tensorrt import lines as tensorrt_lines
 
 from onnxprune.commands.compare import compare
 from onnxprune.commands.slim import run
@@ -146,7 +149,24 @@ def all_means(options: argparse.Namespace) -> Sheet:
     return sheet
 
 
-TABLES = {"int8": speed, "combined": all_means}
+def calibration(options: argparse.Namespace) -> Sheet:
+    """Returns memory and time of calibration, on a network of full size."""
+    sheet = Sheet("calibration")
+    for path in sorted(options.exports.glob("*resnet50*.onnx"))[:1]:
+        sheet.add(*memory_rows(path), "")
+        sheet.add(*time_rows(path, fitted=False))
+    return sheet
+
+
+def for_tensorrt(options: argparse.Namespace) -> Sheet:
+    """Returns what the rules of TensorRT say of its files, ours and others, and what they compute."""
+    sheet = Sheet("tensorrt")
+    for line in tensorrt_lines(options.nets, options.exports, Sizes(1, options.samples, options.verdict, "auto")):
+        sheet.add(line)
+    return sheet
+
+
+TABLES = {"int8": speed, "combined": all_means, "calibration": calibration, "tensorrt": for_tensorrt}
 
 
 def main() -> int:

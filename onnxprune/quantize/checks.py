@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.model.weights import STANDARD
 from onnxprune.quantize.pairs import MICROSOFT, Pairs, Product
-from onnxprune.quantize.targets import NO_KERNEL, Target
+from onnxprune.quantize.targets import NO_KERNEL, Rule, Target
 
 VIOLATION, HINT = "violation", "hint"
 
@@ -128,7 +128,7 @@ def _why_float(pairs: Pairs, product: Product, target: Target) -> str:
     rule = target.rules.get(node.op)
     if rule is None:
         return target.floats.get(node.op, NO_KERNEL)
-    few = narrow(pairs, product, rule.least)
+    few = narrow(pairs, product, rule)
     if few:
         return few
     if way is not None and (way.moved or way.constant):
@@ -137,7 +137,7 @@ def _why_float(pairs: Pairs, product: Product, target: Target) -> str:
     return "the tables know no reason"
 
 
-def narrow(pairs: Pairs, product: Product, least: int) -> str:
+def narrow(pairs: Pairs, product: Product, rule: Rule) -> str:
     """Returns that an operator has fewer channels than pay, in words; nothing where it has enough."""
     weight = pairs.weights.get(id(product.node))
     if weight is None:
@@ -145,7 +145,7 @@ def narrow(pairs: Pairs, product: Product, least: int) -> str:
     groups, rows, columns = weight.shape
     inputs, outputs = groups * rows // weight.spread, groups * columns
     words = f"{inputs} input and {outputs} output channels"
-    return "" if min(inputs, outputs) >= least else f"{words}, it gains from {least} on"
+    return "" if rule.pays(inputs, outputs) else f"{words}, it gains from {rule.least} on"
 
 
 def fan_out(pairs: Pairs, target: Target) -> Iterator[Hit]:

@@ -32,8 +32,6 @@ FLOATS = frozenset({
 """Operators that want real numbers."""
 FLOAT_RESULTS = frozenset({"Erf", "LogSoftmax", "Softmax"})
 """Those whose results are used inside the same kernel."""
-ALIGNED = 8
-"""Fewer channels than pay still do where they are a multiple of this."""
 
 
 def refused(pairs: Pairs, target: Target) -> Iterator[Hit]:
@@ -214,18 +212,11 @@ def too_narrow(pairs: Pairs, target: Target) -> Iterator[Hit]:
         rule = target.rules.get(product.node.op)
         if rule is None or rule.role is not Role.MULTIPLY or not product.whole:
             continue
-        few = narrow(pairs, product, rule.least)
-        if few and not _aligned(pairs, product):
+        if few := narrow(pairs, product, rule):
             yield product.node, few
         shapes = [pairs.shapes.shapes.get(tensor.name, ()) for tensor in product.node.inputs[:2]]
         if product.slot is None and any(1 in shape[-2:] for shape in shapes):
             yield product.node, "it has a dimension of 1"
-
-
-def _aligned(pairs: Pairs, product: Product) -> bool:
-    groups, rows, columns = pairs.weights[id(product.node)].shape
-    inputs = groups * rows // pairs.weights[id(product.node)].spread
-    return product.node.op == "Conv" and inputs % ALIGNED == 0 and groups * columns % ALIGNED == 0
 
 
 def alone(pairs: Pairs, target: Target) -> Iterator[Hit]:

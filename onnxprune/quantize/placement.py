@@ -219,7 +219,7 @@ class _Placing:
         inputs, outputs = groups * rows // weight.spread, groups * columns
         if weight.form.weight == 0:
             return "its weights are on the left of the product, where there is no scale for each output"
-        if min(inputs, outputs) < rule.least:
+        if not rule.pays(inputs, outputs):
             return f"{inputs} inputs and {outputs} outputs are too few: the target gains from {rule.least} on"
         return None
 
@@ -313,8 +313,13 @@ class _Placing:
             factor = self._factor(node)
             return [] if factor is None else [factor[0]]
         slots = [slot for slot, tensor in enumerate(node.inputs) if tensor.name]
-        if rule.spare_linear:  # what is stored is a bias, which stays float in the kernel that it is part of
-            return [s for s in slots if not self._spared(node, s) and self._holders.get(node.inputs[s]) is None]
+        if rule.spare_linear:  # what is stored or spread is a bias, which stays float in the kernel that it is part of
+            shapes = {self._shapes.shapes.get(tensor.name) for tensor in node.inputs}
+            return (
+                []
+                if len(shapes - {None}) > 1
+                else [s for s in slots if not self._spared(node, s) and self._holders.get(node.inputs[s]) is None]
+            )
         return slots
 
     def _spared(self, node: gs.Node, slot: int) -> bool:

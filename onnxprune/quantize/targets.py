@@ -41,6 +41,7 @@ class Rule:
         role: What it does.
         result: What it writes; where that is integers, a Q stands behind it, or it is not computed in them.
         least: Fewest input and output channels, or rows and columns, from which on it pays.
+        aligned: Multiples of this pay below that too; none where it is 0.
         one_scale: All its computed inputs and its result have one scale.
         by_number: Its role where one operand is a stored positive number.
         spare_linear: The input that an operator with weights makes for it alone stays float: the two are one kernel.
@@ -49,9 +50,15 @@ class Rule:
     role: Role
     result: Result = Result.INTEGERS
     least: int = 1
+    aligned: int = 0
     one_scale: bool = False
     by_number: Role | None = None
     spare_linear: bool = False
+
+    def pays(self, inputs: int, outputs: int) -> bool:
+        """Returns whether an operator has enough channels."""
+        small = min(inputs, outputs) < self.least
+        return not small or bool(self.aligned and not inputs % self.aligned and not outputs % self.aligned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +122,7 @@ ORT_CPU = Target(
 
 _TENSORRT_RULES = {
     "Add": Rule(Role.JOIN, Result.FLOATS, spare_linear=True),
-    "Conv": Rule(Role.MULTIPLY, Result.FLOATS, least=16),
+    "Conv": Rule(Role.MULTIPLY, Result.FLOATS, least=16, aligned=8),
     "ConvTranspose": Rule(Role.MULTIPLY, Result.FLOATS, least=16),
     "Gemm": Rule(Role.MULTIPLY, Result.FLOATS, least=16),
     "MatMul": Rule(Role.MULTIPLY, Result.FLOATS, least=16),

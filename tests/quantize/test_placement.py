@@ -69,7 +69,9 @@ ATTENTION = ("x:2,6,16 q=16,16 k=16,16 v=16,16 o=16,16",
 BRANCHES = (SMALL, "a = Conv (x, w) r = Relu (a) b = Conv (r, u) c = Conv (x, v) s = Add (b, c) y = Relu (s)")
 SPLIT = ("x:1,32,8,8 w=32,32,3,3 u=16,16,3,3 v=16,16,3,3",
          "a = Conv (x, w) s, t = Split <axis = 1> (a) b = Conv (s, u) y = Conv (t, v)")  # fmt: skip
-WIDTHS = ("x:1,3,8,8 w=16,3,3,3 v=16,16,3,3 u=8,16,3,3", "a = Conv (x, w) b = Conv (a, v) y = Conv (b, u)")
+WIDTHS = ("x:1,3,8,8 w=16,3,3,3 v=16,16,3,3 u=12,16,3,3", "a = Conv (x, w) b = Conv (a, v) y = Conv (b, u)")
+ALIGNED = ("x:1,8,8,8 w=32,8,3,3 v=8,32,3,3", "a = Conv (x, w) y = Conv (a, v)")
+SPREAD = (CONVS, "a = Conv (x, w) g = GlobalAveragePool (x) s = Add (a, g) y = Conv (s, v)")
 UP = (CONVS, "a = ConvTranspose (x, w) r = Relu (a) y = Conv (r, v)")
 SHARED = (CONVS, "a = Conv (x, w) r = Relu (a) y = Conv (r, w)")
 COMPUTED_WEIGHTS = ("x:1,16,8,8 w:16,16,3,3 v=16,16,3,3", "a = Conv (x, w) y = Conv (a, v)")
@@ -111,7 +113,9 @@ TABLE = [
     ("ort-cpu", SPLIT, Expected("Conv_0 Conv_2 Conv_3", "a b s t y", {"x": "Conv_0.0"}, shares="s=a t=a")),
     ("ort-cpu", WIDTHS, Expected("Conv_0 Conv_1 Conv_2", "a b y", {"x": "Conv_0.0"})),
     ("tensorrt", WIDTHS, Expected("Conv_1", "", {"a": "Conv_1.0"}, {
-        "Conv_0": NARROW.format(3, 16), "Conv_2": NARROW.format(16, 8)})),
+        "Conv_0": NARROW.format(3, 16), "Conv_2": NARROW.format(16, 12)})),
+    ("tensorrt", ALIGNED, Expected("Conv_0 Conv_1", "", {"a": "Conv_1.0", "x": "Conv_0.0"})),
+    ("tensorrt", SPREAD, Expected("Conv_0 Conv_3", "", {"s": "Conv_3.0", "x": "Conv_0.0"}, {"Add_2": ALONE})),
     ("ort-cpu", UP, Expected("Conv_2", "y", {"r": "Conv_2.0"}, {"ConvTranspose_0": TRANSPOSED})),
     ("tensorrt", UP, Expected("ConvTranspose_0 Conv_2", "", {"r": "Conv_2.0", "x": "ConvTranspose_0.0"})),
     ("ort-cpu", SHARED, Expected("Conv_0 Conv_2", "r y", {"x": "Conv_0.0"})),
