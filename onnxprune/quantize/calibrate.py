@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +17,7 @@ from onnxprune.model.weights import Weight
 from onnxprune.ops.forms import draw
 from onnxprune.quantize.grids import Grid, scale_of
 from onnxprune.quantize.placement import Placement
-from onnxprune.quantize.ranges import AUTO, CANDIDATES, METHODS, Histogram, Range
+from onnxprune.quantize.ranges import AUTO, CANDIDATES, METHODS, Histogram, Range, Through, least_squares_behind
 from onnxprune.runtime.session import SessionOptions, open_session
 from onnxprune.runtime.walk import Feeds, Progress
 
@@ -159,11 +159,20 @@ def exposed(graph: Graph, names: Iterable[str]) -> Graph:
     return result
 
 
-def choose_ranges(readings: Readings, placement: Placement, grid: Grid, method: str) -> dict[str, Range]:
+def choose_ranges(
+    readings: Readings, placement: Placement, grid: Grid, method: str, functions: Mapping[str, Through] | None = None
+) -> dict[str, Range]:
     """Returns the range of every scale, by the tensor that it is named after.
 
     Where methods compete, the one wins whose rounding changes least what the operators compute that read the tensor;
-    where no operator with weights does, the least squared error decides.
+    where no operator with weights does, the least squared error decides, behind functions that saturate.
+
+    Args:
+        readings: What was seen.
+        placement: What is rounded.
+        grid: What it is rounded to.
+        method: A name of ``METHODS``, or ``auto``.
+        functions: What readers see of a tensor, by its name, where that is a function of its numbers.
 
     Raises:
         CalibrationError: a tensor was never seen.
@@ -176,17 +185,19 @@ def choose_ranges(readings: Readings, placement: Placement, grid: Grid, method: 
     readers: dict[str, list[Weight]] = {}
     for weight in placement.weights:
         readers.setdefault(placement.scale(weight.data), []).append(weight)
-    return {
-        name: _best(
-            found, [one for one in readers.get(name, ()) if one.result in readings.rows], readings, placement, grid
-        )
-        for name, found in readings.histograms.items()
-    }
+    chosen = {}
+    for name, found in readings.histograms.items():
+        weights = [one for one in readers.get(name, ()) if one.result in readings.rows]
+        if weights:
+            chosen[name] = _best(found, weights, readings, placement, grid)
+        elif functions is not None and name in functions:
+            chosen[name] = least_squares_behind(found, grid, functions[name])
+        else:
+            chosen[name] = CANDIDATES["mse"](found, grid)
+    return chosen
 
 
 def _best(found: Histogram, readers: Sequence[Weight], readings: Readings, placement: Placement, grid: Grid) -> Range:
-    if not readers:
-        return CANDIDATES["mse"](found, grid)
     candidates = list(dict.fromkeys(cut(found, grid) for cut in CANDIDATES.values()))
     losses = np.zeros(len(candidates))
     for weight in readers:

@@ -18,6 +18,7 @@ from onnxprune.model.sizes import infer_shapes
 from onnxprune.quantize.calibrate import Readings, choose_ranges, read
 from onnxprune.quantize.emit import Scales, weight_scales, with_integers, with_pairs
 from onnxprune.quantize.equalize import Grids, Samples, equalized
+from onnxprune.quantize.functions import functions_of
 from onnxprune.quantize.grids import REDUCED, scale_of
 from onnxprune.quantize.merge import merged
 from onnxprune.quantize.opset import raised
@@ -127,7 +128,8 @@ def quantize_graph(
     if gains:
         whole, placement = equal, place(equal, infer_shapes(equal), target, settings.wanted, settings.costly)
         readings = _read(whole, placement, calibration, settings)
-    ranges = choose_ranges(readings, placement, target.activations, settings.ranges)
+    functions = {name: one.results for name, one in functions_of(whole, placement).items()}
+    ranges = choose_ranges(readings, placement, target.activations, settings.ranges, functions)
     tensors = {name: scale_of(*found, target.activations) for name, found in ranges.items()}
     weights = weight_scales(placement, tensors, grid, target)
     rounded = with_pairs(whole, placement, tensors)

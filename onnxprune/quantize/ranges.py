@@ -6,7 +6,7 @@ memory is the same for eight samples and for a million.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxprune import arguments
 from onnxprune.errors import UsageError
-from onnxprune.quantize.grids import Grid, scale_of
+from onnxprune.quantize.grids import SMALLEST, Grid, scale_of
 
 Array = NDArray[np.float64]
 
@@ -121,9 +121,34 @@ Losses = Callable[[Histogram, Array, Array, Grid], Array]
 """What rounding to the grid loses over each of several ranges, given by their ends."""
 
 
+ADDED_UP = 100.0
+"""Numbers that readers add: the errors of rounding cancel each other there, those of cutting have one sign."""
+
+Through = Callable[[Array], Sequence[Array]]
+"""What readers see of numbers, each of them."""
+
+
 def least_squares(found: Histogram, grid: Grid) -> Range:
     """Returns the range whose rounding has the least squared error."""
     return _cut(found, grid, _squared_errors)
+
+
+def least_squares_behind(found: Histogram, grid: Grid, through: Through) -> Range:
+    """Returns the range whose rounding has the least squared error in what readers see of the numbers."""
+    filled = found.counts > 0
+    centres, counts = found.centres()[filled], found.counts[filled]
+    wanted = through(centres)
+
+    def losses(found: Histogram, low: Array, high: Array, grid: Grid) -> Array:
+        rounded = scale_of(low, high, grid, 0).rounded(np.broadcast_to(centres, (len(low), centres.size)))
+        sums = np.zeros(len(low))
+        for seen, right in zip(through(rounded), wanted, strict=True):
+            wrong = seen - right
+            squares = np.square(wrong) @ counts + ADDED_UP * np.square(wrong @ counts) / counts.sum()
+            sums += squares / max(float(np.square(right) @ counts), SMALLEST)
+        return np.nan_to_num(sums, nan=np.inf)
+
+    return _cut(found, grid, losses)
 
 
 def _cut(found: Histogram, grid: Grid, losses: Losses) -> Range:

@@ -207,3 +207,11 @@ def test_a_result_that_a_convolution_writes(quantized, save, tmp_path, unlabelle
     assert report["fidelity"]["sqnr_db"] > 25
     feeds = {"x": np.load(unlabelled)["x"]}
     assert list(open_session(onnx.load(out), SessionOptions(threads=1)).run(feeds)) == ["y"]
+
+
+def test_scales_of_float16_are_not_for_the_cpu(quantized, residual, tmp_path):
+    report = quantized(residual, "-o", tmp_path / "out.onnx", "--fp16")
+    assert report["quantization"]["fusion"] == {"fused": 0, "eligible": 8}
+    assert any("no integer kernels with scales of float16" in text for text in report["warnings"])
+    other = quantized(residual, "-o", tmp_path / "out.onnx", "--fp16", "--target", "tensorrt")
+    assert not any("scales of float16" in text for text in other["warnings"])
