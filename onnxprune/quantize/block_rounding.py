@@ -7,7 +7,6 @@ are judged on held-out rows, and what was found without samples stays where noth
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +15,8 @@ from onnxprune.model.io import Graph, write_values
 from onnxprune.model.linear import Array
 from onnxprune.model.shapes import Shapes
 from onnxprune.model.weights import Weight, weights_of
-from onnxprune.quantize.blocks import BlockGrid, Blocks, Compensation, searched
-from onnxprune.quantize.rounding import DAMPINGS
+from onnxprune.quantize.blocks import BlockGrid, Blocks, compensated, searched
+from onnxprune.quantize.compensation import Compensation
 from onnxprune.recover import sequential as recover
 from onnxprune.recover.clipping import Fit
 from onnxprune.recover.differences import Unchanged
@@ -77,16 +76,10 @@ class BlockRounding:
         matrix = self.weight.matrix()
         free = matrix != 0
         aims = [matrix, fit.method(*fit.sums, matrix, bias, None if free.all() else free).matrix]
-        for known in _known(covariance):
+        for known in Compensation.each(covariance):
             for aim in aims:
-                yield known.rounded(aim, searched(aim.astype(np.float32), self.blocks.grid, known.importance), free)
-
-
-def _known(covariance: Array) -> Iterator[Compensation]:
-    """Yields how rows make up for others, with each damping that leaves the moments an inverse."""
-    for damping in DAMPINGS:
-        with suppress(np.linalg.LinAlgError):
-            yield Compensation.of(covariance, damping)
+                start = searched(aim.astype(np.float32), self.blocks.grid, known.importance)
+                yield compensated(known, aim, start, free)
 
 
 @dataclass(frozen=True, slots=True)

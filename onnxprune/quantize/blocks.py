@@ -8,16 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.quantize.compensation import Compensation
+
 Array = NDArray[Any]
 
 CLIPPING = np.linspace(1.0, 0.6, 17)
 """Fractions of the range of a block that compete; 7/8 puts the far end of a signed range of 4 bits to use."""
-
-SILENT = 1e-100
-"""Mean squares up to here are those of inputs that were never other than zero."""
-
-LAZY = 128
-"""Rows between two updates of all rows below."""
 
 CHUNK = 2**18
 """Numbers that the search looks at together: few enough for the cache of a core."""
@@ -87,56 +83,26 @@ def searched(matrix: Array, grid: BlockGrid, importance: Array | None = None) ->
     return _rounded(matrix, grid, scale, zero)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Compensation:
-    """How rows make up for the rounding of those before them, in the ``order`` in which they are rounded, [n].
+def compensated(known: Compensation, matrix: Array, start: Blocks, free: NDArray[np.bool_]) -> Blocks:
+    """Returns a matrix rounded row by row, while later rows make up for the error.
 
-    ``importance`` are mean squares of the inputs [g, n], and ``factor`` the upper Cholesky factor of the inverse of
-    their second moments [g, n, n], rows in order.
+    Args:
+        known: What is known of the inputs.
+        matrix: [g, n, m].
+        start: Its scales and zero points.
+        free: Where numbers may be other than zero, [g, n, m].
     """
+    grid = start.grid
+    scale, zero = (spread(part, grid.rows, matrix.shape[1]) for part in (start.scale, start.zero))
+    step, integers = scale.astype(np.float64), np.empty(matrix.shape, np.int16)
 
-    order: NDArray[np.intp]
-    importance: Array
-    factor: Array
+    def rounded(row: int, wanted: Array) -> Array:
+        made = np.clip(np.rint(wanted / step[:, row]) + zero[:, row], grid.low, grid.high)
+        integers[:, row] = np.where(free[:, row], made, zero[:, row])
+        return np.asarray((integers[:, row] - zero[:, row]) * step[:, row])
 
-    @classmethod
-    def of(cls, moments: Array, damping: float) -> Compensation:
-        """Returns what second moments [g, n, n] say; ``damping`` is added to them, as a fraction of their mean.
-
-        Where no input was ever other than zero nothing is known of them, and all are alike.
-        """
-        diagonal = np.einsum("gii->gi", moments)
-        mean = diagonal.mean(axis=1)
-        ridge = np.where(mean > SILENT, damping * mean, 1.0)
-        order = np.argsort(-diagonal.sum(axis=0), kind="stable")
-        stable = (moments + ridge[:, None, None] * np.eye(moments.shape[1]))[:, order][:, :, order]
-        factor = np.linalg.cholesky(np.linalg.inv(stable)).swapaxes(1, 2)
-        return cls(order, diagonal + ridge[:, None], factor)
-
-    def rounded(self, matrix: Array, start: Blocks, free: NDArray[np.bool_]) -> Blocks:
-        """Returns a matrix rounded row by row, while later rows make up for the error (Frantar et al. 2022, GPTQ).
-
-        Args:
-            matrix: [g, n, m].
-            start: Its scales and zero points.
-            free: Where numbers may be other than zero, [g, n, m].
-        """
-        grid, count = start.grid, matrix.shape[1]
-        scale, zero = (spread(part, grid.rows, count)[:, self.order] for part in (start.scale, start.zero))
-        step, may = scale.astype(np.float64), free[:, self.order]
-        wanted, integers = matrix[:, self.order].astype(np.float64), np.empty(matrix.shape, np.int16)
-        for first in range(0, count, LAZY):
-            stop = min(first + LAZY, count)
-            errors = np.empty_like(wanted[:, first:stop])
-            for row in range(first, stop):
-                made = np.clip(np.rint(wanted[:, row] / step[:, row]) + zero[:, row], grid.low, grid.high)
-                made = np.where(may[:, row], made, zero[:, row])
-                integers[:, self.order[row]] = made
-                error = wanted[:, row] - (made - zero[:, row]) * step[:, row]
-                errors[:, row - first] = error / self.factor[:, row, row, None]
-                wanted[:, row + 1 : stop] -= self.factor[:, row, row + 1 : stop, None] * errors[:, None, row - first]
-            wanted[:, stop:] -= self.factor[:, first:stop, stop:].swapaxes(1, 2) @ errors
-        return Blocks(grid, integers, start.scale, start.zero)
+    known.compensated(matrix, rounded)
+    return Blocks(grid, integers, start.scale, start.zero)
 
 
 def _split(matrix: Array, rows: int) -> Array:

@@ -14,13 +14,10 @@ import numpy as np
 from onnxprune.model.linear import Array
 from onnxprune.model.weights import Weight
 from onnxprune.ops.forms import TransposedConvolution
+from onnxprune.quantize.compensation import Compensation
 from onnxprune.quantize.grids import Scale
 from onnxprune.recover.clipping import Fit
 from onnxprune.recover.least_squares import Solution, shift
-from onnxprune.recover.moments import Moments
-
-DAMPINGS = (1e-3, 1e-2, 1e-1)
-"""Ridges on the second moments that compete, as fractions of their mean."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,8 +52,8 @@ class Rounding:
         if sums.count > matrix.shape[1]:
             free = self.matrix != 0
             aims = [self.matrix, fit.method(*fit.sums, self.matrix, bias, None if free.all() else free).matrix]
-            for damping in DAMPINGS:
-                candidates += self.compensated(aims, sums, damping)
+            for known in Compensation.each(sums.centered()[0]):
+                candidates += self.compensated(aims, known)
         for candidate in candidates:
             found = shift(*fit.sums, candidate, bias)
             error = fit.error(candidate, found.bias)
@@ -69,37 +66,12 @@ class Rounding:
         grid = self.scale.grid
         return np.where(self.matrix == 0, 0.0, np.clip(np.rint(weights / self.steps), grid.low, grid.high) * self.steps)
 
-    def compensated(self, aims: Sequence[Array], sums: Moments, damping: float) -> list[Array]:
-        """Returns rounded weights for each aim, in which later rows make up for the rounding of earlier ones.
+    def compensated(self, aims: Sequence[Array], known: Compensation) -> list[Array]:
+        """Returns rounded weights for each aim, in which later rows make up for the rounding of earlier ones."""
+        grid, steps = self.scale.grid, np.tile(self.steps[:, 0], len(aims))
+        free = np.tile(self.matrix != 0, len(aims))
 
-        The update of Optimal Brain Quantization in a fixed order (Frantar et al. 2022, GPTQ): rows of large moments
-        first, whose inverses all lie in one Cholesky factor, which is the same for all aims.
-        """
-        covariance = sums.centered()[0]
-        size = covariance.shape[1]
-        diagonal = np.einsum("gii->gi", covariance)
-        order = np.argsort(-diagonal.sum(axis=0), kind="stable")
-        mean = diagonal.mean(axis=1)
-        mean[mean <= 0] = 1.0  # what was always the same has no moments
-        moments = (covariance + damping * mean[:, None, None] * np.eye(size))[:, order][:, :, order]
-        factor = np.linalg.cholesky(np.linalg.inv(moments)).swapaxes(1, 2)
-        left = np.concatenate(aims, axis=2)[:, order]
-        result = np.empty_like(left)
-        gone = np.tile(self.matrix[:, order] == 0, len(aims))
-        low, high = self.scale.grid.low, self.scale.grid.high
-        steps = np.tile(self.steps[:, 0], len(aims))
-        for start in range(0, size, BLOCK):
-            stop = min(start + BLOCK, size)
-            errors = np.empty((left.shape[0], stop - start, left.shape[2]))
-            for row in range(start, stop):
-                rounded = np.clip(np.rint(left[:, row] / steps), low, high) * steps
-                result[:, row] = np.where(gone[:, row], 0.0, rounded)
-                error = (left[:, row] - result[:, row]) / factor[:, row, row, None]
-                errors[:, row - start] = error
-                left[:, row:stop] -= factor[:, row, row:stop, None] * error[:, None]
-            left[:, stop:] -= factor[:, start:stop, stop:].swapaxes(1, 2) @ errors
-        return np.split(result[:, np.argsort(order)], len(aims), axis=2)
+        def rounded(row: int, wanted: Array) -> Array:
+            return np.where(free[:, row], np.clip(np.rint(wanted / steps), grid.low, grid.high) * steps, 0.0)
 
-
-BLOCK = 128
-"""Rows whose corrections are added up before they reach the rows behind them."""
+        return np.split(known.compensated(np.concatenate(aims, axis=2), rounded), len(aims), axis=2)

@@ -11,7 +11,8 @@ from onnxprune.model.io import load, read_values, to_proto
 from onnxprune.model.sizes import infer_shapes
 from onnxprune.model.weights import weights_of
 from onnxprune.quantize.block_rounding import BlockRounding, OnSamples
-from onnxprune.quantize.blocks import BlockGrid, Compensation, searched
+from onnxprune.quantize.blocks import BlockGrid, searched
+from onnxprune.quantize.compensation import Compensation
 from onnxprune.quantize.weight_only import WeightOnly, weight_only
 from onnxprune.recover.clipping import Fit
 from onnxprune.recover.least_squares import solve

@@ -9,6 +9,7 @@ from onnx_text import model
 from onnxprune.model.io import load
 from onnxprune.model.sizes import infer_shapes
 from onnxprune.model.weights import weights_of
+from onnxprune.quantize.compensation import Compensation
 from onnxprune.quantize.emit import output_axis, weight_scale
 from onnxprune.quantize.grids import REDUCED, WEIGHTS, Grid
 from onnxprune.quantize.rounding import Rounding
@@ -42,6 +43,10 @@ def correlated(groups: int, count: int, size: int, seed: int = 0) -> np.ndarray:
     few = max(size // 4, 1)
     factors = random.normal(size=(groups, count, few)) @ random.normal(size=(groups, few, size))
     return (factors + 0.3 * random.normal(size=factors.shape)) * np.exp(random.normal(size=size)) + 0.5
+
+
+def known_of(sums: Moments, damping: float) -> Compensation:
+    return Compensation.of(sums.centered()[0], damping)
 
 
 def moments(rows: np.ndarray, wanted: np.ndarray) -> Moments:
@@ -82,7 +87,7 @@ def test_compensation_beats_the_nearest_on_correlated_rows(case: tuple[str, str]
     nearest = given.nearest(given.matrix)
     errors = []
     for damping in (1e-3, 1e-2):
-        found = given.compensated([given.matrix], sums, damping)[0]
+        found = given.compensated([given.matrix], known_of(sums, damping))[0]
         assert is_on_grid(found, given)
         errors.append(np.square(centered @ (found - given.matrix)).sum())
     assert min(errors) < factor * np.square(centered @ (nearest - given.matrix)).sum()
@@ -99,7 +104,7 @@ def test_zeros_stay_zero(case: tuple[str, str]) -> None:
     fit = Fit(solve, sums)
     moved = given.matrix + 0.1  # as a fit makes of them
     decided = given.decide(fit, given.nearest(given.matrix), np.zeros(given.matrix[:, 0].shape))
-    for found in (given.nearest(moved), given.compensated([moved], sums[0], 1e-2)[0], decided.matrix):
+    for found in (given.nearest(moved), given.compensated([moved], known_of(sums[0], 1e-2))[0], decided.matrix):
         assert not found[gone].any()
         assert is_on_grid(found, given)
 
@@ -143,7 +148,7 @@ def test_inputs_that_say_nothing() -> None:
     given = rounding(CASES[0])
     rows = correlated(1, 300, 20)
     rows[..., ::3] = 0
-    found = given.compensated([given.matrix], moments(rows, rows @ given.matrix), 1e-2)[0]
+    found = given.compensated([given.matrix], known_of(moments(rows, rows @ given.matrix), 1e-2))[0]
     assert is_on_grid(found, given)
     nothing = moments(np.zeros_like(rows), np.zeros((1, 300, 12)))
     nearest = given.nearest(given.matrix)

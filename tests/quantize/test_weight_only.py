@@ -16,7 +16,9 @@ from onnxprune.errors import UsageError
 from onnxprune.model.graph import stored_tensors
 from onnxprune.model.io import Graph, load, model_bytes, read_values, to_proto
 from onnxprune.model.sizes import infer_shapes
-from onnxprune.quantize.blocks import BlockGrid, Blocks, Compensation, nearest, searched
+from onnxprune.quantize import blocks as of_blocks
+from onnxprune.quantize.blocks import BlockGrid, Blocks, nearest, searched
+from onnxprune.quantize.compensation import Compensation
 from onnxprune.quantize.weight_only import WeightOnly, weight_only
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -297,7 +299,7 @@ def correlated(count: int, rows: int = 2000) -> np.ndarray:
 
 def compensated(matrix: np.ndarray, grid: BlockGrid, moments: np.ndarray, damping: float = 0.01) -> Blocks:
     known = Compensation.of(moments, damping)
-    return known.rounded(matrix, searched(matrix, grid, known.importance), matrix != 0)
+    return of_blocks.compensated(known, matrix, searched(matrix, grid, known.importance), matrix != 0)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -353,7 +355,7 @@ def test_inputs_that_differ_only_in_name_take_turns() -> None:
     start = Blocks(BlockGrid(4, 32, True, np.dtype(np.float32)), np.zeros((1, 32, 4), np.int32),
                    np.full((1, 1, 4), 0.5, np.float32), np.zeros((1, 1, 4), np.int32))  # fmt: skip
     rows = np.repeat(np.random.default_rng(0).normal(size=(500, 1)), 32, axis=1)
-    made = Compensation.of((rows.T @ rows)[None], 1e-6).rounded(matrix, start, matrix != 0)
+    made = of_blocks.compensated(Compensation.of((rows.T @ rows)[None], 1e-6), matrix, start, matrix != 0)
     np.testing.assert_allclose(made.numbers().sum(axis=1), matrix.sum(axis=1), atol=0.25)
     assert np.abs(np.rint(matrix / 0.5).sum(axis=1) * 0.5 - matrix.sum(axis=1)).min() > 4
 
