@@ -161,7 +161,8 @@ def calibration(options: argparse.Namespace) -> Sheet:
 def for_tensorrt(options: argparse.Namespace) -> Sheet:
     """Returns what the rules of TensorRT say of its files, ours and others, and what they compute."""
     sheet = Sheet("tensorrt")
-    for line in tensorrt_lines(options.nets, options.exports, Sizes(1, options.samples, options.verdict, "auto")):
+    sizes = Sizes(1, options.samples, options.verdict, "auto")
+    for line in tensorrt_lines(options.nets, options.exports, sizes, options.only):
         sheet.add(line)
     return sheet
 
