@@ -260,12 +260,5 @@ def time_rows(
         yield f"{name:<36} {passed:>7.1f} {used:>9.1f} {used / first:>5.2f}x{missed}"
 
 
-def lines(model: Path, images: int = 128, threads: int = 1, rounds: int = 3) -> Iterator[str]:
-    """Yields the whole table of a network with one input of images."""
-    yield from memory_rows(model)
-    yield ""
-    yield from time_rows(model, images, threads, rounds)
-
-
 if __name__ == "__main__":
     print(json.dumps(asdict(done(Job(**json.loads(sys.argv[1]))))))

@@ -6,6 +6,7 @@ behind such functions, not before them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -56,8 +57,8 @@ def functions_of(graph: Graph, placement: Placement) -> dict[str, Function]:
         placement: What of it is rounded.
     """
     holders, outside = Holders(graph), read_outside(graph)
-    shared = [placement.scale(name) for name in placement.tensors]
-    alone = {name for name in placement.whole if shared.count(placement.scale(name)) == 1}
+    sharing = Counter(map(placement.scale, placement.tensors))
+    alone = {name for name in placement.whole if sharing[placement.scale(name)] == 1}
     readers: dict[str, list[gs.Node]] = {}
     for node in graph.nodes:
         for tensor in node.inputs:

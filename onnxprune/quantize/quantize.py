@@ -128,8 +128,9 @@ def quantize_graph(
     if gains:
         whole, placement = equal, place(equal, infer_shapes(equal), target, settings.wanted, settings.costly)
         readings = _read(whole, placement, calibration, settings)
-    functions = {name: one.results for name, one in functions_of(whole, placement).items()}
-    ranges = choose_ranges(readings, placement, target.activations, settings.ranges, functions)
+    functions = functions_of(whole, placement) if settings.ranges == AUTO else {}
+    seen = {name: function.results for name, function in functions.items()}
+    ranges = choose_ranges(readings, placement, target.activations, settings.ranges, seen)
     tensors = {name: scale_of(*found, target.activations) for name, found in ranges.items()}
     weights = weight_scales(placement, tensors, grid, target)
     rounded = with_pairs(whole, placement, tensors)
