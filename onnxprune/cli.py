@@ -102,7 +102,7 @@ def inspect(
 @click.option(
     "--layer-score",
     metavar="NAME",
-    help="Which blocks go: parameters (default); with samples divergence (default) or cosine.",
+    help="Which blocks go: parameters (default); with samples repaired (default where quick), divergence, cosine.",
 )
 @click.option(
     "--mask-score",

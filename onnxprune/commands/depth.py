@@ -6,10 +6,20 @@ from dataclasses import dataclass
 from onnxprune.channels.blocks import Block
 from onnxprune.channels.groups import Channels
 from onnxprune.commands.parts import by_rule
+from onnxprune.commands.repair import LEAST_SQUARES, repair_name
 from onnxprune.commands.task import Task
 from onnxprune.errors import PlanError
+from onnxprune.model.io import Graph
 from onnxprune.plan.select import named_blocks
-from onnxprune.recover.depth import Drop, choose_blocks, number_of_blocks, trial_samples
+from onnxprune.recover.depth import (
+    REPAIRED,
+    TRIAL_SAMPLES,
+    Drop,
+    affordable,
+    choose_blocks,
+    number_of_blocks,
+    trial_samples,
+)
 from onnxprune.report.schema import BlockRow
 from onnxprune.runtime.session import SessionOptions
 from onnxprune.score.readings import Runs, feeds_of
@@ -71,21 +81,31 @@ def dropped(channels: Channels, found: tuple[Block, ...], task: Task, progress: 
             continue
         selected = True
         chosen = [block for block in found if block.name in names]
-        score = (rule.layer_score if rule is not None else None) or recipe.layer_score
         number = number_of_blocks(amount, len(chosen))
-        runs = _runs(task, channels, trial_samples(task.whole.macs, len(chosen), number), progress)
+        score = (rule.layer_score if rule is not None else None) or recipe.layer_score
+        score = score or _ranking(task, channels.graph, len(chosen), number)
+        runs = _runs(task, channels, trial_samples(task.whole.macs, len(chosen), number), score, progress)
         gone += choose_blocks(channels.graph, chosen, amount, score, runs)
     if recipe.layers and not selected:
         raise PlanError(_why_none(found))
     return Depth(found, tuple(gone))
 
 
-def _runs(task: Task, channels: Channels, number: int, progress: Progress | None) -> Runs | None:
+def _ranking(task: Task, graph: Graph, count: int, number: int) -> str | None:
+    """Returns how to rank where nobody says: by what a repair will leave, where that does not take too long."""
+    repaired = task.inputs.given is not None and repair_name(task.recipe) == LEAST_SQUARES
+    return REPAIRED if repaired and affordable(graph, task.whole.macs, count, number) else None
+
+
+def _runs(task: Task, channels: Channels, number: int, score: str | None, progress: Progress | None) -> Runs | None:
     recipe, samples = task.recipe, task.inputs.given
     if samples is None:
         return None
-    feeds = feeds_of(samples.split()[0].draw(number, recipe.seed), channels.graph, channels.shapes)
-    return Runs(feeds, int(recipe.max_memory), SessionOptions(recipe.ep, recipe.threads), recipe.seed, progress)
+    number = TRIAL_SAMPLES[1] if score == REPAIRED else number
+    drawn = samples.split()[0].draw(2 * number, recipe.seed)
+    fitted, held_out = (feeds_of(part, channels.graph, channels.shapes) for part in drawn.split(0.5))
+    options = SessionOptions(recipe.ep, recipe.threads)
+    return Runs(fitted, int(recipe.max_memory), options, recipe.seed, progress, held_out)
 
 
 def _why_none(found: Sequence[Block]) -> str:

@@ -15,12 +15,12 @@ from onnxprune.slim import Recipe
 from onnxprune.surgery.gone import Removals
 from onnxprune.surgery.mask import mask_weights
 
-NONE = "none"
+NONE, LEAST_SQUARES = "none", "least-squares"
 
 
 def repair_name(recipe: Recipe) -> str:
     """Returns the repair that is asked for: with samples least squares by default."""
-    return recipe.recover or (NONE if recipe.data is None else "least-squares")
+    return recipe.recover or (NONE if recipe.data is None else LEAST_SQUARES)
 
 
 @dataclass(frozen=True, slots=True)

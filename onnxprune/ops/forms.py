@@ -22,6 +22,9 @@ ROWS = 20_000
 
 ROWS_PER_INPUT = 10
 
+FEW_ROWS = 1_000, 3
+"""The same for a first look."""
+
 
 class Form(Protocol):
     """How a node multiplies."""
@@ -307,9 +310,10 @@ def rows_per_channel(form: Form, weights: Sequence[int]) -> int:
     return 1 if isinstance(form, Product) else math.prod(weights[2:])
 
 
-def rows_per_run(inputs: int, runs: int) -> int:
-    """Returns how many rows of each run are enough for statistics over this many inputs."""
-    return -(-max(ROWS, ROWS_PER_INPUT * inputs) // runs)
+def rows_per_run(inputs: int, runs: int, *, few: bool = False) -> int:
+    """Returns how many rows of each run are enough for statistics over this many inputs, or a few for a first look."""
+    least, each = FEW_ROWS if few else (ROWS, ROWS_PER_INPUT)
+    return -(-max(least, each * inputs) // runs)
 
 
 def finite(rows: Array, targets: Array) -> NDArray[np.bool_]:

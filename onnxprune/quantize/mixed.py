@@ -1,7 +1,8 @@
 """Mixed precision: the operators that cost most stay float, until what is lost is no more than may be.
 
-Each is quantized alone, and ranked by what that does to the outputs; errors of weights alone say next to nothing. Of
-that order, as few stay float as the limit needs.
+Each is quantized alone, with the rounding that it would get, and ranked by what that does to the outputs for each of
+its multiply-accumulates, which are what it gains; errors of weights alone say next to nothing. Of that order, as few
+stay float as the limit needs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxprune.errors import PlanError
+from onnxprune.model.cost import cost
 from onnxprune.model.io import Graph
 from onnxprune.quantize.placement import Placement
 from onnxprune.quantize.quantize import Settings, prepared, quantize_graph
@@ -47,36 +49,26 @@ def within(graph: Graph, calibration: Calibration, settings: Settings, judge: Ju
     if judge(found[0]) <= most:
         return found
     order = ranked(graph, calibration, settings, [weight.operator for weight in found[1].weights])
-    quick = replace(settings, round=False, progress=None)
-    low, high = 1, max(len(order) - 1, 1)
-    while low < high:
+    best: Result | None = None
+    low, high = 0, len(order)
+    while high - low > 1:
         middle = (low + high) // 2
-        trial = quantize_graph(graph, calibration, replace(quick, costly=frozenset(order[:middle])))[0]
-        low, high = (low, middle) if judge(trial) <= most else (middle + 1, high)
-
-    def without(count: int) -> Result:
-        return quantize_graph(graph, calibration, replace(settings, costly=frozenset(order[:count])))
-
-    count = low
-    found = without(count) if count < len(order) else found
-    while judge(found[0]) > most:  # rounding, which the search went without, may need more of them to stay
-        count += 1
-        if count >= len(order):
-            raise PlanError(
-                f"no operator can be quantized within --max-drop {most:g}: allow more, or give more samples"
-            )
-        found = without(count)
-    while 1 < count <= low and judge((other := without(count - 1))[0]) <= most:  # or fewer
-        count, found = count - 1, other
-    return found
+        trial = quantize_graph(graph, calibration, replace(settings, costly=frozenset(order[:middle])))
+        if judge(trial[0]) <= most:
+            best, high = trial, middle
+        else:
+            low = middle
+    if best is None:
+        raise PlanError(f"no operator can be quantized within --max-drop {most:g}: allow more, or give more samples")
+    return best
 
 
 def ranked(graph: Graph, calibration: Calibration, settings: Settings, operators: Sequence[str]) -> list[str]:
-    """Returns operators, those first whose quantization alone takes the outputs furthest from the original's."""
+    """Returns operators, those first that take the outputs furthest from the original's for what they compute."""
     few = replace(calibration, fitted=calibration.fitted[:RUNS])
     options = settings.options or SessionOptions()
     reference = Reference(open_session(graph, options), few.fitted, Memory(settings.memory))
-    alone = replace(settings, round=False, progress=None)
+    alone = replace(settings, alone=True, progress=None)
     losses = []
     for number, name in enumerate(operators, 1):
         others = frozenset(operators) - {name}
@@ -84,4 +76,6 @@ def ranked(graph: Graph, calibration: Calibration, settings: Settings, operators
         losses.append(reference.divergence(open_session(trial, replace(options, integers=settings.target.here))))
         if settings.progress is not None:
             settings.progress("sensitivity", number / len(operators))
-    return [operators[place] for place in np.argsort(-np.asarray(losses), kind="stable")]
+    macs = {node.name: node.macs for node in cost(graph).per_node}
+    worth = np.asarray(losses) / [max(macs.get(name, 0), 1) for name in operators]
+    return [operators[place] for place in np.argsort(-worth, kind="stable")]

@@ -41,8 +41,8 @@ from onnxprune.runtime.walk import Progress
 class Settings:
     """How to quantize; ``ranges`` names a method of ``ranges.METHODS`` or ``auto``, ``memory`` is in bytes.
 
-    ``costly`` operators stay float for what they would cost; ``opset`` is the least that is wanted for other reasons
-    than the target's.
+    ``costly`` operators stay float for what they would cost; those that do make up for the others, but not ``alone``.
+    ``opset`` is the least that is wanted for other reasons than the target's.
     """
 
     target: Target
@@ -52,6 +52,7 @@ class Settings:
     memory: int = 2 << 30
     wanted: Wanted | None = None
     costly: frozenset[str] = frozenset()
+    alone: bool = False
     options: SessionOptions | None = None
     progress: Progress | None = None
     opset: int = 0
@@ -139,8 +140,9 @@ def quantize_graph(
         roundings = {one.result: Rounding.of(one, weights[one.result]) for one in placement.weights}
         start = on_grid(rounded, roundings)
         repairing = recover.Settings(
-            solve, False, settings.memory, settings.options, settings.progress, decisions=roundings
-        )
+            solve, False, settings.memory, settings.options, settings.progress, decisions=roundings,
+            only=frozenset(roundings) if settings.alone else None,
+        )  # fmt: skip
         rounded, found = recover.repair(start, whole, Unchanged(), calibration, repairing)
     return with_integers(rounded, placement, Scales(tensors, weights), target), placement, found
 

@@ -50,7 +50,8 @@ class Settings:
 
     ``residual`` fits the sum behind an operator whose result is only added to something else; ``memory`` is in bytes;
     ``progress`` hears after every operator how much is done. ``masks`` are put in on the way, by a ``criterion``;
-    ``decisions`` are others, by the result of the operator.
+    ``decisions`` are others, by the result of the operator. Where ``only`` names results, no others are repaired. A
+    ``quick`` repair reads fewer rows, and does not look at what functions behind operators let through.
     """
 
     method: Method
@@ -61,6 +62,8 @@ class Settings:
     masks: MaskPlan | None = None
     criterion: str = DEFAULT
     decisions: Mapping[str, Decision] = field(default_factory=dict)
+    only: frozenset[str] | None = None
+    quick: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,8 @@ class _Sequence:
             *(one for one in touched if not one.scales or one.data not in fitted or one.result in other),
             *(one for one in recurrent if one.result in self._recurrent and one.result in self._differences.tensors),
         ]
-        self.waiting = {one.result: one for one in sorted(found, key=lambda one: one.position)}
+        wanted = [one for one in found if settings.only is None or one.result in settings.only]
+        self.waiting = {one.result: one for one in sorted(wanted, key=lambda one: one.position)}
         self.found: list[Repaired] = []
         self.decisions: Mapping[str, Decision] = {}
         self._active: set[str] = set()
@@ -205,7 +209,8 @@ class _Sequence:
         if before < EXACT:
             return
         free = self._differences.free(linear, self._twins.get(linear.result))
-        clipping = None if place is None else clipping_of(self._readers.get(goal.total, ()), self._holders)
+        readers = () if place is None or self._settings.quick else self._readers.get(goal.total, ())
+        clipping = clipping_of(readers, self._holders)
         task = None if clipping is None else (clipping, self._replayed(linear, goal, chosen))
         fit = Fit(self._settings.method, (fitted, held_out), task)
         decision = self.decisions.get(linear.result)
@@ -222,7 +227,7 @@ class _Sequence:
         """Returns the places that were drawn of every run, and the moments of their rows to fit and held out."""
         shape = linear.matrix().shape
         sums = Moments.empty(*shape), Moments.empty(*shape)
-        share = rows_per_run(shape[1], self._pruned.runs)
+        share = rows_per_run(shape[1], self._pruned.runs, few=self._settings.quick)
         drawn = []
         for number, (data, target) in enumerate(self._pairs(linear, goal)):
             chosen = draw(linear.form, target, share, self._random)

@@ -23,7 +23,8 @@ from onnxprune.score.recurrent import steps
 class Runs:
     """Feeds of the original, and how much memory may be used for what it computes, in bytes.
 
-    ``progress`` hears after every operator how much is done.
+    ``held_out`` are others to judge by, where something is fitted. ``progress`` hears after every operator how much
+    is done.
     """
 
     feeds: Sequence[Feeds]
@@ -31,6 +32,7 @@ class Runs:
     options: SessionOptions | None = None
     seed: int = 0
     progress: Progress | None = None
+    held_out: Sequence[Feeds] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -56,7 +56,7 @@ def test_the_result_is_the_network_without_the_block(report_of, residual, tmp_pa
     assert not np.allclose(outputs(out, feeds), outputs(residual, feeds), rtol=1e-3)
 
 
-@pytest.mark.parametrize("method", ["divergence", "cosine", "parameters"])
+@pytest.mark.parametrize("method", ["repaired", "divergence", "cosine", "parameters"])
 def test_every_score_of_blocks(report_of, residual, unlabelled, method):
     report = report_of(residual, "--layers", 2, "--data", unlabelled, "--layer-score", method)
     assert len(dropped(report)) == 2
@@ -64,6 +64,12 @@ def test_every_score_of_blocks(report_of, residual, unlabelled, method):
     assert all(score > 0 for score in scores)
     assert (min(scores) >= 1) == (method == "parameters")
     assert report["recovery"]["method"] == "least-squares"
+
+
+@pytest.mark.parametrize(("repair", "method"), [("least-squares", "repaired"), ("none", "divergence")])
+def test_blocks_are_ranked_by_what_the_repair_will_leave(report_of, residual, unlabelled, repair, method):
+    options = (residual, "--layers", 2, "--data", unlabelled, "--recover", repair)
+    assert report_of(*options)["blocks"] == report_of(*options, "--layer-score", method)["blocks"]
 
 
 def test_without_samples_the_smallest_blocks_go_first(report_of, residual):

@@ -1,6 +1,7 @@
 """Which blocks go, and what a repair makes of what is left."""
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 from onnx_text import model
 from stacks import llama, residual
@@ -9,9 +10,10 @@ import onnxprune as op
 from onnxprune.channels.blocks import Block, find_blocks
 from onnxprune.channels.groups import Channels, analyze
 from onnxprune.errors import PlanError, UsageError
-from onnxprune.model.io import to_proto
+from onnxprune.model.io import Graph, to_proto
 from onnxprune.recover import depth
-from onnxprune.recover.depth import choose_blocks, number_of_blocks, trial_samples
+from onnxprune.recover.depth import affordable, choose_blocks, number_of_blocks, trial_samples
+from onnxprune.recover.differences import Unchanged
 from onnxprune.recover.least_squares import solve
 from onnxprune.recover.sequential import Calibration, Settings, repair
 from onnxprune.runtime.session import SessionOptions, open_session
@@ -110,12 +112,43 @@ def test_refusals() -> None:
         choose_blocks(channels.graph, blocks, 3)
     with pytest.raises(PlanError, match="no block of the model can be dropped"):
         choose_blocks(channels.graph, [block for block in blocks if not block.counts], 1)
-    with pytest.raises(UsageError, match="there is no ranking of blocks 'size': choose one of divergence, cosine, "):
+    with pytest.raises(UsageError, match="there is no ranking of blocks 'size': choose one of repaired, divergence, "):
         choose_blocks(channels.graph, blocks, 1, "size")
     with pytest.raises(UsageError, match="ranking blocks by cosine needs samples: give --data, or rank by parameters"):
         choose_blocks(channels.graph, blocks, 1, "cosine")
     with pytest.raises(UsageError, match=r"--layers is 1\.5: give a fraction"):
         choose_blocks(channels.graph, blocks, 1.5)
+
+
+MIXED = (
+    "x:N,3,8,8 w0=6,3,3,3 b0=6 w1=6,6,1,1 b1=6 w2=6,6,3,3 w3=6,6,3,3 wy=5,6 by=5",
+    "i = Conv(x, w0, b0) k = Conv(i, w1, b1) r = Relu(k) c = Conv<pads=[1,1,1,1]>(r, w2) d = Relu(c) "
+    "e = Conv<pads=[1,1,1,1]>(d, w3) s = Add(e, r) t = Relu(s) p = GlobalAveragePool(t) f = Flatten(p) "
+    "y = Gemm<transB=1>(f, wy, by)",
+)
+"""A linear block, which weighs much and of which a repair takes back everything, and a light one behind it."""
+
+
+def test_what_a_repair_takes_back_costs_nothing() -> None:
+    proto = model(*MIXED)
+    for tensor in proto.graph.initializer:
+        factor = np.float32({"w1": 4, "w3": 1 / 20}.get(tensor.name, 1))
+        tensor.raw_data = (np.frombuffer(tensor.raw_data, np.float32) * factor).tobytes()
+    channels, blocks = analyzed(proto)
+    halves = Runs([images(0, 64), images(1, 64)], options=OPTIONS, held_out=[images(2, 64)])
+    plain, repaired = (choose_blocks(channels.graph, blocks, 2, name, halves) for name in ("divergence", "repaired"))
+    assert [one.block.exit for one in plain] == ["t", "k"]
+    assert [one.block.exit for one in repaired] == ["k", "t"]
+    assert repaired[0].score < 1e-3 < 0.1 * plain[1].score
+    assert repaired[1].score < plain[1].score
+
+
+def test_repairs_are_tried_where_they_take_minutes_at_most() -> None:
+    channels, _ = network()
+    assert affordable(channels.graph, 10**8, 25, 10)
+    assert not affordable(channels.graph, 4 * 10**9, 16, 5)
+    wide, _ = analyzed(model("x:N,4096 w=4096,4096 v=4096,8", "h = MatMul(x, w) r = Relu(h) y = MatMul(r, v)"))
+    assert not affordable(wide.graph, 10**6, 25, 10)
 
 
 def test_trials_are_bounded() -> None:
@@ -145,6 +178,21 @@ def test_the_operator_before_takes_in_what_is_lost(source: object, exits: list[s
     assert rows[0].node == node
     assert rows[0].after < left * rows[0].before
     assert np.square(after - expected).mean() < left * np.square(before - expected).mean()
+
+
+def test_a_repair_of_some_operators_leaves_the_others() -> None:
+    channels, blocks = analyzed(residual(4, seed=2))
+    small = drop_blocks(channels.graph, [block for block in blocks if block.exit == "r1"])
+    calibration = Calibration([images(1, 96)], [images(2, 32)])
+    settings = Settings(solve, options=OPTIONS, only=frozenset({"b2"}), quick=True)
+    better, rows = repair(small, channels.graph, Unchanged(), calibration, settings)
+    assert len(rows) == 1
+    stored = [{name: one.values for name, one in weights(graph).items()} for graph in (small, better)]
+    assert [name for name in stored[0] if not np.array_equal(stored[0][name], stored[1][name])] == ["wb2", "bb2"]
+
+
+def weights(graph: Graph) -> dict[str, gs.Constant]:
+    return {name: one for name, one in graph.tensors().items() if isinstance(one, gs.Constant)}
 
 
 def test_recover_finds_what_was_dropped() -> None:
