@@ -65,7 +65,7 @@ def within(graph: Graph, calibration: Calibration, settings: Settings, judge: Ju
 
 def ranked(graph: Graph, calibration: Calibration, settings: Settings, operators: Sequence[str]) -> list[str]:
     """Returns operators, those first that take the outputs furthest from the original's for what they compute."""
-    few = replace(calibration, fitted=calibration.fitted[:RUNS])
+    few = replace(calibration, fitted=calibration.fitted[:RUNS], held_out=calibration.held_out[:1])
     options = settings.options or SessionOptions()
     reference = Reference(open_session(graph, options), few.fitted, Memory(settings.memory))
     alone = replace(settings, alone=True, progress=None)

@@ -19,6 +19,7 @@ from onnxprune.quantize.calibrate import Readings, choose_ranges, read
 from onnxprune.quantize.emit import Scales, weight_scales, with_integers, with_pairs
 from onnxprune.quantize.equalize import Grids, Samples, equalized
 from onnxprune.quantize.functions import functions_of
+from onnxprune.quantize.gates import folded
 from onnxprune.quantize.grids import REDUCED, scale_of
 from onnxprune.quantize.merge import merged
 from onnxprune.quantize.opset import raised
@@ -165,6 +166,7 @@ def placed(
     """Returns an equal graph, functions spelled out where that brings them into integers, and where its Q/DQ stand."""
     if not any(rule.role is Role.CLIP for rule in target.rules.values()):
         return graph, place(graph, infer_shapes(graph), target, wanted, costly)
+    graph = folded(graph)
     whole, spelled = unfolded(graph)
     placement = place(whole, infer_shapes(whole), target, wanted, costly)
     while spelled and (in_integers := spelled & {*placement.whole, *placement.scaled}) != spelled:
