@@ -99,7 +99,7 @@ def made_up(spec: object, count: int, seed: int) -> np.ndarray:
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--table", type=words, default=("int8",), help=f"of {', '.join(TABLES)}")
-    result.add_argument("--layers", type=int, default=6, help="blocks to drop where all means are used")
+    result.add_argument("--layers", type=int, default=9, help="blocks to drop where all means are used")
     result.add_argument("--channels", type=float, default=0.2, help="channels to remove where all means are used")
     result.add_argument("--nets", type=Path, help="folder with the trained CIFAR-10 networks and images")
     result.add_argument("--exports", type=Path, help="folder with exports of full size")
