@@ -19,13 +19,13 @@ from onnxprune.quantize.calibrate import Readings, choose_ranges, read
 from onnxprune.quantize.emit import Scales, weight_scales, with_integers, with_pairs
 from onnxprune.quantize.equalize import Grids, Samples, equalized
 from onnxprune.quantize.functions import functions_of
-from onnxprune.quantize.gates import folded
 from onnxprune.quantize.grids import REDUCED, scale_of
 from onnxprune.quantize.merge import merged
 from onnxprune.quantize.opset import raised
 from onnxprune.quantize.placement import Placement, Wanted, place
 from onnxprune.quantize.ranges import AUTO, method_of
 from onnxprune.quantize.rounding import Rounding
+from onnxprune.quantize.scalars import folded
 from onnxprune.quantize.targets import Role, Target, target_of
 from onnxprune.quantize.unfold import unfolded
 from onnxprune.recover import sequential as recover

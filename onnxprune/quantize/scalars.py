@@ -1,10 +1,13 @@
-"""Hard sigmoids that exporters spelled out, as one operator again.
+"""Passes over memory that single numbers cost, as few as there can be.
 
-Clip(x + b, 0, h) / h is HardSigmoid(x), and x Clip(x + b, 0, h) / h is a hard swish: four passes over memory where two
-do. Those that a target computes in integers are spelled out anew (``unfold``).
+Clip(x + b, 0, h) / h is HardSigmoid(x), and x Clip(x + b, 0, h) / h a hard swish: two passes instead of four. What a
+target computes in integers is spelled out anew (``unfold``). A convolution takes in the number that is added in front
+of it, and one that is multiplied with before; where it pads with zeros, the latter alone.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -12,20 +15,25 @@ import onnx_graphsurgeon as gs
 from onnxprune.model.fold import remove
 from onnxprune.model.graph import overridable, read_outside
 from onnxprune.model.io import Graph, read_values
-from onnxprune.model.linear import Holders, only_reader
+from onnxprune.model.linear import Holders, Linear, linear_nodes, only_reader
+from onnxprune.model.sizes import infer_shapes
 from onnxprune.model.weights import STANDARD
+from onnxprune.ops.forms import Convolution
 
 TOLERANCE = 1e-6
 """How far from one a factor may be that is left out: about what float32 rounds to."""
 
 
 def folded(graph: Graph) -> Graph:
-    """Returns an equal copy of a graph with as few operators for hard sigmoids as there can be."""
+    """Returns an equal copy of a graph with fewer operators for hard sigmoids, and for sums before convolutions."""
     result = graph.copy()
     folding = _Folding(result)
     for node in result.nodes:
         if node.op == "Clip" and node.domain in STANDARD:
             folding.fold(node)
+    for linear in list(linear_nodes(result, infer_shapes(result), Holders(result))):
+        if type(linear.form) is Convolution and linear.stored.dtype == np.float32:
+            folding.take_in(linear, linear.form.pads)
     remove(result, folding.dropped)
     return result
 
@@ -53,6 +61,40 @@ class _Folding:
         division[0].outputs.clear()
         divided.inputs[0].outputs[0] = result
         self.dropped |= {id(shift), id(division[0])}
+
+    def take_in(self, convolution: Linear, pads: Sequence[int]) -> None:
+        """Lets a convolution read what numbers are added to and multiplied with in front of it.
+
+        A factor alone stays: functions that runtimes look for end with one, as Gelu does.
+        """
+        node, slot = convolution.node, convolution.form.data
+        add = self._maker(node.inputs[slot], node)
+        term = None if add is None else self._term(add, "Add")
+        if add is None or term is None or not self._given.isdisjoint(tensor.name for tensor in node.inputs):
+            return
+        data, number = term
+        matrix, shift = convolution.matrix(), convolution.bias() + number * convolution.matrix().sum(axis=1)
+        scale = self._maker(data, add)
+        product = None if scale is None else self._term(scale, "Mul")
+        if scale is not None and product is not None and product[1]:
+            data, factor = product
+            convolution.write(matrix * factor)
+            number /= factor
+            self.dropped.add(id(scale))
+        if not any(pads):
+            node.inputs[slot] = data
+            while len(node.inputs) > 2:
+                node.inputs.pop()
+            node.inputs.append(gs.Constant(f"{node.outputs[0].name}_bias", shift.reshape(-1).astype(np.float32)))
+            self.dropped.add(id(add))
+        elif data is not term[0]:
+            add.inputs.clear()
+            add.inputs.extend([data, gs.Constant(f"{add.outputs[0].name}_shift", np.asarray(number, np.float32))])
+
+    def _maker(self, tensor: gs.Tensor, reader: gs.Node) -> gs.Node | None:
+        """Returns what makes a tensor for one reader alone."""
+        maker = tensor.inputs[0] if tensor.inputs else None
+        return maker if maker is not None and self._reader(maker) is reader else None
 
     def _division(self, clip: gs.Node) -> tuple[gs.Node, float] | None:
         """Returns what divides a result, or its product with something, by a stored number, and the number."""

@@ -1,4 +1,4 @@
-"""Hard sigmoids that were spelled out become one operator, and integers spell them out anew."""
+"""Hard sigmoids become one operator, convolutions take in the numbers before them, and nothing changes."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,14 @@ from onnx import helper, numpy_helper
 from onnx_text import model
 
 from onnxprune.model.io import load, to_proto
-from onnxprune.quantize.gates import folded
 from onnxprune.quantize.placement import COSTLY
 from onnxprune.quantize.quantize import Settings, quantize_graph
+from onnxprune.quantize.scalars import folded
 from onnxprune.quantize.targets import target_of
 from onnxprune.recover.sequential import Calibration
 from onnxprune.runtime.session import open_session
 
-HEAD = "x:N,3,8,8 w=6,3,3,3 b=6 v=4,6,1,1 three=1 zero=1 six=1 sixth=1 "
+HEAD = "x:N,3,8,8 w=6,3,3,3 b=6 v=4,6,1,1 u=4 g=6,2,3,3 z=6,2,1,1 three=1 zero=1 six=1 sixth=1 "
 SWISH = "c = Conv (x, w, b) s = Add (c, three) k = Clip (s, zero, six) m = Mul (c, k) d = Div (m, six) y = Conv (d, v)"
 NUMBERS = {"three": 3.0, "zero": 0.0, "six": 6.0, "sixth": 1 / 6}
 
@@ -53,13 +53,41 @@ def test_what_is_spelled_out_becomes_one(text: str, expected: list[str]) -> None
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
+AFFINE = "c = Conv (x, w, b) t = Mul (c, three) a = Add (t, sixth) y = Conv (a, v)"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (AFFINE, ["Conv", "Conv"]),
+        (AFFINE.replace("Mul (c, three)", "Identity (c)"), ["Conv", "Identity", "Conv"]),
+        (AFFINE.replace("(a, v)", "(a, v, u)"), ["Conv", "Conv"]),
+        (AFFINE.replace("y = Conv", "y = Conv <pads = [1, 0, 1, 0]>"), ["Conv", "Add", "Conv"]),
+        (AFFINE.replace("Conv (a, v)", "Conv <group = 3, pads = [1, 1, 1, 1]> (a, g)"), ["Conv", "Add", "Conv"]),
+        (AFFINE.replace("Conv (a, v)", "Conv <group = 3> (a, g)"), ["Conv", "Conv"]),
+        (AFFINE.replace("Mul (c, three)", "Sigmoid (c)").replace("y = Conv", "y = Conv <pads = [1, 1, 1, 1]>"),
+         ["Conv", "Sigmoid", "Add", "Conv"]),
+        (AFFINE.replace("Add (t, sixth)", "Identity (t)"), ["Conv", "Mul", "Identity", "Conv"]),
+        (AFFINE.replace("y = Conv (a, v)", "e = Conv (a, v) y = Conv (a, v)").replace("y =", "f =") + " y = Add (e, f)",
+         ["Conv", "Mul", "Add", "Conv", "Conv", "Add"]),
+        (AFFINE.replace("Conv (a, v)", "ConvTranspose (a, z)"), ["Conv", "Mul", "Add", "ConvTranspose"]),
+    ],
+)  # fmt: skip
+def test_convolutions_take_in_numbers_before_them(text: str, expected: list[str]) -> None:
+    proto = network(text)
+    small = folded(load(proto))
+    assert kinds(small) == expected
+    wanted, found = (open_session(one).run(images(0))["y"] for one in (proto, to_proto(small)))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("text", "numbers"),
     [
         (SWISH, {"zero": -1.0}),
         (SWISH.replace("Div (m, six)", "Div (m, three)"), {}),
         (SWISH.replace("Div (m, six)", "Div (six, m)"), {}),
-        (SWISH.replace("Div (m, six)", "Add (m, six)"), {}),
+        (SWISH.replace("Div (m, six)", "Sub (m, six)"), {}),
         (SWISH.replace("y = ", "e = Mul (s, d) y = ").replace("(d, v)", "(e, v)"), {}),
         (SWISH.replace("y = ", "e = Mul (k, d) y = ").replace("(d, v)", "(e, v)"), {}),
         (SWISH.replace("Add (c, three)", "Add (c, x)").replace("Conv (x, w, b)", "Identity (x)").replace("(d, v)",
