@@ -45,7 +45,7 @@ def row(subject: Subject, options: argparse.Namespace) -> Iterator[str]:
     """Yields the lines of one network."""
     recipe = Recipe(
         int8=True, data=subject.data, eval=subject.verdict, preprocess=subject.preprocess, samples=options.samples,
-        no_latency=True, threads=1,
+        no_latency=True, threads=1, max_drop=options.max_drop,
     )  # fmt: skip
     made = run(str(subject.path), recipe)
     original = subject.proto()
@@ -108,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--rival-samples", type=int, default=CONTENDERS, help="of these, for the rival")
     result.add_argument("--export-samples", type=int, default=16, help="calibration samples for exports of full size")
     result.add_argument("--verdict", type=int, default=2000, help="samples for the verdict")
+    result.add_argument("--max-drop", type=float, help="what each network may lose: more of it stays float")
     result.add_argument("--seconds", type=float, default=3.0, help="to time each file for")
     result.add_argument("--save", nargs="?", const="quantize", metavar="NAME", help="keep in bench/results/")
     return result
